@@ -1,1 +1,306 @@
-//! The view.
+//! The view: a rebuildable index of the log, the same for both brokers.
+//!
+//! It holds the accepted rows by room, each room's last offset, the recent message ids, and for each partition of the
+//! log a checkpoint: how far all of this reaches. What is added is visible at once and lies in memory until the next
+//! [`View::flush`] writes it, with its checkpoints, in one transaction. So after a crash the view is what it was at
+//! some flush: everything up to the checkpoints and nothing beyond; the tail goes on from there.
+//!
+//! Nothing here is ever synced for a message, and nothing is lost with a view: it can always be built from the log
+//! again. A view that cannot be opened is discarded and begun anew.
+
+use crate::config::ViewSettings;
+use crate::ids::{HashKey, MessageKey};
+use bytes::Bytes;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+mod chunk;
+mod disk;
+mod error;
+mod flush;
+mod ids;
+mod keys;
+mod layer;
+mod page;
+mod store;
+#[cfg(test)]
+mod tests;
+
+pub use error::ViewError;
+pub use flush::Flushed;
+
+use flush::Flusher;
+use ids::Bucket;
+use layer::Layer;
+use store::Store;
+
+/// Most bytes of places in one page of rows, unless a single row has more. Past it the page ends with `more`.
+pub const PAGE_BYTES: usize = 1 << 20;
+
+/// Which log a view belongs to. A view of another identity is discarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The log's id.
+    pub log: [u8; 16],
+    /// Its number of partitions; 1 for the embedded log.
+    pub partitions: u32,
+}
+
+/// How far a view has followed a partition of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The last record that the view has taken in, accepted or not.
+    pub sequence: u64,
+    /// A hash of that record, by which the caller recognises its log.
+    pub check: u64,
+}
+
+/// An accepted record on its way into the view.
+#[derive(Clone, Copy, Debug)]
+pub struct Row<'a> {
+    /// The room, at most 65,535 bytes. A room belongs to one partition for ever.
+    pub room: &'a Arc<str>,
+    /// The offset: at least 1, and greater than every earlier one of the room.
+    pub offset: u64,
+    /// The offset of the room's row before, or 0.
+    pub prev: u64,
+    /// Where the record is, or the record itself; opaque here. At most 4 MiB.
+    pub place: &'a [u8],
+}
+
+/// What is known about a message id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdEntry {
+    /// The offset of the accepted record.
+    pub offset: u64,
+    /// The hash of its body.
+    pub body: u64,
+    /// The time of the last record with this id, accepted or not, in milliseconds since 1970 UTC. It must not run
+    /// back for one id: of a record that does, give the later of the two times.
+    pub time: u64,
+}
+
+/// Which rows of a room are asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RowQuery {
+    /// Only rows with a greater offset.
+    pub after: u64,
+    /// Only rows with a smaller offset; 0 for no such bound.
+    pub before: u64,
+    /// Most rows.
+    pub limit: usize,
+    /// Take the newest rows of the range instead of the oldest.
+    pub backward: bool,
+}
+
+/// A page of rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rows {
+    /// The rows, in the order of their offsets in both directions.
+    pub rows: Vec<OwnedRow>,
+    /// Whether the range holds further rows: after these, or before them when reading backward.
+    pub more: bool,
+    /// From here on everything of the room is kept: who has seen this offset or a later one can go on without a gap.
+    /// It is the `prev` of the first row kept, or the room's last offset if none is.
+    pub floor: u64,
+}
+
+/// The place of a row as it was added. It may share memory with up to 64 KiB of its neighbours.
+pub type PlaceBytes = Bytes;
+
+/// A row as it is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedRow {
+    /// The offset.
+    pub offset: u64,
+    /// The offset of the room's row before, or 0.
+    pub prev: u64,
+    /// The place.
+    pub place: PlaceBytes,
+}
+
+/// An index of one log. Shared by reference; any number of threads may read while one adds (one for each partition)
+/// and one flushes.
+pub struct View {
+    store: Store,
+    hash_key: HashKey,
+    history_per_room: u64,
+    fresh: bool,
+    /// Bytes in both layers; beside the lock, because it is asked for at every batch.
+    overlay_bytes: AtomicUsize,
+    /// Taken before `shared` where both are.
+    flusher: Mutex<Flusher>,
+    shared: RwLock<Shared>,
+}
+
+/// What readers, the tail and the flush share. Held for short: never while the store writes.
+#[derive(Default)]
+struct Shared {
+    active: Layer,
+    /// What a flush is writing or has failed to write. Older than everything in `active`.
+    frozen: Option<Arc<Layer>>,
+    partitions: Vec<keys::Partition>,
+    /// Buckets of ids in the store, by time.
+    buckets: Arc<Vec<Bucket>>,
+}
+
+impl View {
+    /// Opens the view in `dir`. One that is missing, refused, damaged, of another format or another identity is
+    /// removed and a fresh one made, with a warning in the log; nothing but the view's own folder in `dir` is touched.
+    ///
+    /// Errors: [`ViewError::InUse`] and [`ViewError::Storage`]; then nothing was removed.
+    pub fn open(dir: &Path, identity: Identity, settings: &ViewSettings) -> Result<View, ViewError> {
+        let opened = disk::open(dir, identity, settings)?;
+        let flusher = Flusher::new(&opened.state);
+        let shared =
+            Shared { partitions: opened.partitions, buckets: Arc::new(opened.buckets), ..Shared::default() };
+        let hash_key = opened.meta.hash_key;
+        Ok(View::new(Store::Disk(opened.disk), hash_key, settings, opened.fresh, flusher, shared))
+    }
+
+    /// A view that lives in memory and dies with it. It must be flushed all the same: that is when old rows and ids
+    /// are dropped.
+    pub fn memory(identity: Identity, settings: &ViewSettings) -> View {
+        let partitions = vec![keys::Partition::default(); identity.partitions as usize];
+        let shared = Shared { partitions, ..Shared::default() };
+        let flusher = Flusher::new(&keys::State::default());
+        View::new(Store::memory(), HashKey::random(), settings, true, flusher, shared)
+    }
+
+    fn new(
+        store: Store,
+        hash_key: HashKey,
+        settings: &ViewSettings,
+        fresh: bool,
+        flusher: Flusher,
+        shared: Shared,
+    ) -> View {
+        View {
+            store,
+            hash_key,
+            history_per_room: settings.history_per_room,
+            fresh,
+            overlay_bytes: AtomicUsize::new(0),
+            flusher: Mutex::new(flusher),
+            shared: RwLock::new(shared),
+        }
+    }
+
+    /// Removes the view in `dir`. [`ViewError::InUse`] while one is open there.
+    pub fn destroy(dir: &Path) -> Result<(), ViewError> {
+        disk::destroy(dir)
+    }
+
+    /// Whether this view began empty: because there was none, or because the one there could not be used.
+    pub fn was_rebuilt(&self) -> bool {
+        self.fresh
+    }
+
+    /// The secret of the message keys in this view; made with it and kept in it.
+    pub fn hash_key(&self) -> HashKey {
+        self.hash_key
+    }
+
+    /// How far the flushed content follows a partition; `None` if nothing of it has been flushed.
+    pub fn checkpoint(&self, partition: u32) -> Option<Checkpoint> {
+        self.shared().partitions.get(partition as usize).and_then(|p| p.checkpoint)
+    }
+
+    /// Adds the accepted rows of a batch of records, in log order, and what became of the ids in it. Visible to
+    /// readers at once, durable with the next flush. `checkpoint` goes with the last record of the batch, which need
+    /// not be among the rows.
+    ///
+    /// A partition that the identity does not have, and a row that does not follow the room's last, is left out with
+    /// an error in the log.
+    pub fn add(
+        &self,
+        partition: u32,
+        rows: &[Row<'_>],
+        ids: &[(MessageKey, IdEntry)],
+        checkpoint: Checkpoint,
+    ) {
+        let mut shared = self.shared_mut();
+        if shared.partitions.get(partition as usize).is_none() {
+            tracing::error!(partition, "rows of a partition that the view does not have");
+            return;
+        }
+        let grown = shared.active.add(partition, rows, ids, checkpoint);
+        self.overlay_bytes.fetch_add(grown, Relaxed);
+    }
+
+    /// About how much memory the rows and ids take that are not flushed yet, in bytes. The caller bounds it by
+    /// flushing, and by not adding while a flush is late.
+    pub fn overlay_bytes(&self) -> usize {
+        self.overlay_bytes.load(Relaxed)
+    }
+
+    /// The last accepted offset of a room; 0 if there is none. It outlives the rows.
+    pub fn last(&self, room: &str) -> Result<u64, ViewError> {
+        {
+            let shared = self.shared();
+            let frozen = || shared.frozen.as_ref().and_then(|f| f.rooms.get(room));
+            if let Some(found) = shared.active.rooms.get(room).or_else(frozen) {
+                return Ok(found.last());
+            }
+        }
+        Ok(self.store.snapshot().room(room)?.map_or(0, |m| m.last))
+    }
+
+    /// What is known about a message id; `None` if nothing, or if its last record may be older than `oldest_ms`.
+    pub fn id(&self, key: MessageKey, oldest_ms: u64) -> Result<Option<IdEntry>, ViewError> {
+        let buckets = {
+            let shared = self.shared();
+            let frozen = || shared.frozen.as_ref().and_then(|f| f.ids.get(&key));
+            if let Some(found) = shared.active.ids.get(&key).or_else(frozen) {
+                return Ok((found.time >= oldest_ms).then_some(*found));
+            }
+            shared.buckets.clone()
+        };
+        let key = key.0.to_be_bytes();
+        for bucket in buckets.iter().rev().filter(|b| b.end() > oldest_ms) {
+            if let Some(value) = self.store.id(&bucket.table, &key)? {
+                let found = keys::read_entry(&value)?;
+                return Ok((found.time >= oldest_ms).then_some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// How many rooms have ever had a row.
+    pub fn rooms(&self) -> Result<u64, ViewError> {
+        let flusher = self.flusher.lock().unwrap_or_else(PoisonError::into_inner);
+        let (names, frozen) = {
+            let shared = self.shared();
+            (shared.active.rooms.keys().cloned().collect::<Vec<_>>(), shared.frozen.clone())
+        };
+        let read = self.store.snapshot();
+        let mut rooms = flusher.rooms();
+        let frozen_rooms = frozen.as_ref().map(|f| &f.rooms);
+        let newest = names.iter().filter(|n| frozen_rooms.is_none_or(|f| !f.contains_key(*n)));
+        for name in frozen_rooms.into_iter().flat_map(|f| f.keys()).chain(newest) {
+            rooms += u64::from(read.room(name)?.is_none());
+        }
+        Ok(rooms)
+    }
+
+    /// Flushes and syncs to disk. The files are let go when the view is dropped.
+    pub fn close(&self) -> Result<(), ViewError> {
+        self.flush()?;
+        self.store.sync()
+    }
+
+    fn shared(&self) -> RwLockReadGuard<'_, Shared> {
+        self.shared.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shared_mut(&self) -> RwLockWriteGuard<'_, Shared> {
+        self.shared.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("View").field("overlay_bytes", &self.overlay_bytes()).finish_non_exhaustive()
+    }
+}

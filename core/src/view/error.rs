@@ -1,0 +1,68 @@
+//! What can go wrong with a view.
+
+use std::fmt;
+use std::io::{self, ErrorKind};
+
+/// A failure of the view. The log is not touched by it: whatever the view held can be built again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ViewError {
+    /// Another process, or another view of this process, has the directory open. Nothing was changed.
+    InUse,
+    /// The system refused: disk full, no permission, no file descriptors, a failed write. What is on disk may be
+    /// whole. Put the cause right, drop this view and open it again; it goes on from its checkpoint.
+    Storage(String),
+    /// The content contradicts itself or its checksums. Drop this view, [`destroy`](super::View::destroy) it and
+    /// open a new one.
+    Damaged(String),
+}
+
+impl fmt::Display for ViewError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ViewError::InUse => f.write_str("the view is open elsewhere"),
+            ViewError::Storage(why) => write!(f, "the view could not be read or written: {why}"),
+            ViewError::Damaged(why) => write!(f, "the view is damaged: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for ViewError {}
+
+impl ViewError {
+    pub(super) fn damaged(why: impl Into<String>) -> ViewError {
+        ViewError::Damaged(why.into())
+    }
+}
+
+/// Whether the system, not the content of the files, is the reason: building the view anew would not help then.
+fn is_the_system(e: &io::Error) -> bool {
+    const EMFILE: i32 = 24;
+    const ENFILE: i32 = 23;
+    matches!(
+        e.kind(),
+        ErrorKind::PermissionDenied
+            | ErrorKind::StorageFull
+            | ErrorKind::QuotaExceeded
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::OutOfMemory
+            | ErrorKind::ResourceBusy
+    ) || (cfg!(unix) && matches!(e.raw_os_error(), Some(EMFILE | ENFILE)))
+}
+
+impl From<io::Error> for ViewError {
+    fn from(e: io::Error) -> ViewError {
+        if is_the_system(&e) { ViewError::Storage(e.to_string()) } else { ViewError::Damaged(e.to_string()) }
+    }
+}
+
+impl From<fjall::Error> for ViewError {
+    fn from(e: fjall::Error) -> ViewError {
+        match e {
+            fjall::Error::Locked => ViewError::InUse,
+            fjall::Error::Poisoned => ViewError::Storage("an earlier write failed".into()),
+            fjall::Error::Io(e) | fjall::Error::Storage(fjall::LsmError::Io(e)) => e.into(),
+            e => ViewError::Damaged(e.to_string()),
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! Writing what is in memory to the store, and removing what is no longer kept.
+
+use super::chunk::Stored;
+use super::error::ViewError;
+use super::ids::{self, Bucket};
+use super::keys::{self, Partition, RoomMeta, State};
+use super::layer::{Layer, RoomRows};
+use super::store::{Batch, IdTable, Snapshot};
+use super::{Shared, View};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+/// A room is trimmed once it holds so many rows more than `history_per_room`, so that not every flush reads its
+/// oldest chunks.
+const HISTORY_SLACK: u64 = 256;
+/// Rooms that one flush looks at for rows which the log has dropped. The rest waits for the next flush.
+const SWEEP_ROOMS: usize = 1000;
+
+/// What a flush wrote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flushed {
+    /// Rows.
+    pub rows: usize,
+    /// Message ids.
+    pub ids: usize,
+    /// Rooms that had rows.
+    pub rooms: usize,
+    /// Memory set free, as [`View::overlay_bytes`] counts.
+    pub bytes: usize,
+    /// Nothing was written, because the store's background work is behind. The rows stay in memory: try again soon.
+    pub deferred: bool,
+    /// There is more to remove than one flush does: flush again even if nothing was added.
+    pub unfinished: bool,
+}
+
+/// What only flushes use.
+pub(super) struct Flusher {
+    flush: u64,
+    rooms: u64,
+    next_bucket: u32,
+    width: u64,
+    /// Ids of older times are not written any more.
+    oldest: u64,
+    /// Partitions or buckets changed without an addition.
+    dirty: bool,
+    /// Tables that the next flush drops, once no state on disk lists them.
+    dropped: Vec<IdTable>,
+    /// Where the search for rows below the log's beginning goes on: the last room looked at, and the beginnings it
+    /// was started with.
+    sweep: Option<(Vec<u8>, Vec<u64>)>,
+}
+
+impl Flusher {
+    pub fn new(state: &State) -> Flusher {
+        Flusher {
+            flush: state.flush,
+            rooms: state.rooms,
+            next_bucket: state.next_bucket,
+            width: ids::DEFAULT_WIDTH,
+            oldest: 0,
+            dirty: false,
+            dropped: Vec::new(),
+            sweep: None,
+        }
+    }
+
+    /// Rooms in the store.
+    pub fn rooms(&self) -> u64 {
+        self.rooms
+    }
+}
+
+impl View {
+    fn flusher(&self) -> MutexGuard<'_, Flusher> {
+        self.flusher.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes what was added, with its checkpoints, in one transaction that survives the end of this process (but
+    /// not, before the system has written it out, a power failure: then the view is an older, consistent one).
+    /// Readers see no gap and nothing twice meanwhile. One call at a time does work; a second one waits.
+    ///
+    /// After an error everything stays readable and in memory; the next call tries again.
+    pub fn flush(&self) -> Result<Flushed, ViewError> {
+        let mut flusher = self.flusher();
+        let mut done = Flushed::default();
+        // What an earlier flush could not write goes first, by itself.
+        let retried = self.shared().frozen.clone();
+        if let Some(layer) = retried {
+            self.write(&mut flusher, layer, &mut done)?;
+        }
+        let layer = {
+            let mut shared = self.shared_mut();
+            if shared.frozen.is_some() || (shared.active.is_empty() && !flusher.dirty) {
+                None
+            } else {
+                let layer = Arc::new(std::mem::take(&mut shared.active));
+                shared.frozen = Some(layer.clone());
+                Some(layer)
+            }
+        };
+        if let Some(layer) = layer {
+            self.write(&mut flusher, layer, &mut done)?;
+        }
+        if done.deferred {
+            return Ok(done);
+        }
+        for table in std::mem::take(&mut flusher.dropped) {
+            self.store.drop_ids(table)?;
+        }
+        done.unfinished = self.sweep(&mut flusher)?;
+        Ok(done)
+    }
+
+    fn write(&self, flusher: &mut Flusher, layer: Arc<Layer>, done: &mut Flushed) -> Result<(), ViewError> {
+        let (mut partitions, mut buckets) = {
+            let shared = self.shared();
+            (shared.partitions.clone(), shared.buckets.to_vec())
+        };
+        let tables: Vec<_> = buckets.iter().map(|b| b.table.clone()).collect();
+        if self.store.is_behind(&tables)? {
+            done.deferred = true;
+            return Ok(());
+        }
+        let flush = flusher.flush + 1;
+        let mut batch = self.store.batch(layer.rooms.len() * 2 + layer.ids.len() + 8);
+        let mut new_rooms = 0;
+        {
+            let read = self.store.snapshot();
+            let mut rooms: Vec<_> = layer.rooms.iter().collect();
+            rooms.sort_unstable_by_key(|(name, _)| *name);
+            for (name, rows) in rooms {
+                new_rooms += u64::from(self.write_room(&read, &mut batch, name, rows)?);
+            }
+        }
+        self.write_ids(flusher, &layer, &mut batch, &mut buckets, flush)?;
+        for (partition, checkpoint) in &layer.checkpoints {
+            if let Some(p) = partitions.get_mut(*partition as usize) {
+                p.checkpoint = Some(*checkpoint);
+            }
+        }
+        for (partition, p) in (0..).zip(&partitions) {
+            if *p != Partition::default() {
+                batch.put(keys::partition(partition), p.encode());
+            }
+        }
+        let state = State {
+            flush,
+            rooms: flusher.rooms + new_rooms,
+            next_bucket: flusher.next_bucket,
+            buckets: buckets.iter().map(|b| (b.number, b.start, b.width, b.flush)).collect(),
+        };
+        batch.put(keys::STATE.to_vec(), state.encode());
+        batch.commit()?;
+
+        (flusher.flush, flusher.rooms, flusher.dirty) = (flush, state.rooms, false);
+        {
+            let mut shared = self.shared_mut();
+            shared.frozen = None;
+            shared.buckets = Arc::new(buckets);
+            for (now, written) in shared.partitions.iter_mut().zip(&partitions) {
+                now.checkpoint = written.checkpoint;
+                flusher.dirty |= now.trim != written.trim;
+            }
+        }
+        self.overlay_bytes.fetch_sub(layer.bytes, Relaxed);
+        done.rows += layer.rows;
+        done.ids += layer.ids.len();
+        done.rooms += layer.rooms.len();
+        done.bytes += layer.bytes;
+        Ok(())
+    }
+
+    /// Puts a room's new chunks and its entry; true if it had none before.
+    fn write_room(
+        &self,
+        read: &Snapshot<'_>,
+        batch: &mut Batch<'_>,
+        name: &Arc<str>,
+        rows: &RoomRows,
+    ) -> Result<bool, ViewError> {
+        let old = read.room(name)?;
+        if old.is_some_and(|m| m.last >= rows.first()) {
+            return Err(ViewError::damaged("a room has rows that the checkpoint does not cover"));
+        }
+        let mut meta =
+            RoomMeta { partition: rows.partition, last: rows.last(), ..old.unwrap_or(RoomMeta::NONE) };
+        let stored = meta;
+        for chunk in rows.chunks() {
+            batch.put(keys::chunk(name.as_bytes(), chunk.first), chunk.encode());
+            if meta.count == 0 {
+                (meta.first, meta.floor) = (chunk.first, chunk.floor);
+            }
+            meta.count += chunk.count as u64;
+        }
+        let keep = self.history_per_room;
+        if keep > 0 && stored.count > 0 && meta.count > keep.saturating_add(HISTORY_SLACK) {
+            let count = meta.count;
+            let (after, removed) = remove_while(read, batch, name.as_bytes(), stored, |chunk, removed| {
+                count.saturating_sub(removed).saturating_sub(chunk.count) >= keep
+            })?;
+            let begins = (after.first, after.floor);
+            // If everything older is removed, the room begins with its new rows.
+            let begins =
+                if after.count > 0 { Some(begins) } else { rows.chunks().next().map(|c| (c.first, c.floor)) };
+            (meta.first, meta.floor) = begins.unwrap_or((0, meta.last));
+            meta.count = count - removed;
+        }
+        batch.put(keys::room(name), meta.encode());
+        Ok(old.is_none())
+    }
+
+    fn write_ids(
+        &self,
+        flusher: &mut Flusher,
+        layer: &Layer,
+        batch: &mut Batch<'_>,
+        buckets: &mut Vec<Bucket>,
+        flush: u64,
+    ) -> Result<(), ViewError> {
+        let mut ids: Vec<_> = layer.ids.iter().filter(|(_, e)| e.time >= flusher.oldest).collect();
+        ids.sort_unstable_by_key(|(key, _)| *key);
+        for (key, entry) in ids {
+            let next = &mut flusher.next_bucket;
+            let i = ids::bucket_for(buckets, entry.time, flusher.width, || {
+                let number = *next;
+                *next += 1;
+                Ok((number, self.store.make_ids(number)?))
+            })?;
+            let Some(bucket) = buckets.get_mut(i) else { continue };
+            batch.put_id(&bucket.table, &key.0.to_be_bytes(), &keys::entry(entry));
+            bucket.flush = flush;
+        }
+        for bucket in buckets.iter().filter(|b| b.flush == flush) {
+            batch.put_id(&bucket.table, keys::MARK, &flush.to_le_bytes());
+        }
+        Ok(())
+    }
+
+    /// Drops the ids whose last record is older than `window_ms` before `now_ms`, bucket by bucket, with the next
+    /// flush. `window_ms` is also how wide new buckets are (at least ten minutes).
+    pub fn forget_ids(&self, now_ms: u64, window_ms: u64) {
+        let mut flusher = self.flusher();
+        flusher.width = window_ms.max(ids::MIN_WIDTH);
+        flusher.oldest = flusher.oldest.max(now_ms.saturating_sub(window_ms));
+        let oldest = flusher.oldest;
+        let mut shared = self.shared_mut();
+        if shared.buckets.iter().any(|b| b.end() <= oldest) {
+            let (gone, kept) = shared.buckets.iter().cloned().partition(|b: &Bucket| b.end() <= oldest);
+            shared.buckets = Arc::new(kept);
+            flusher.dropped.extend(gone.into_iter().map(|b: Bucket| b.table));
+            flusher.dirty = true;
+        }
+    }
+
+    /// The partition's log now begins at `sequence`: rows with smaller offsets are gone for readers at once, and
+    /// removed from the store by the next flushes. To be called after every opening too, since the last call may not
+    /// have been flushed.
+    pub fn trim_below(&self, partition: u32, sequence: u64) -> Result<(), ViewError> {
+        let mut flusher = self.flusher();
+        let mut shared = self.shared_mut();
+        if let Some(p) = shared.partitions.get_mut(partition as usize)
+            && sequence > p.trim
+        {
+            p.trim = sequence;
+            flusher.dirty = true;
+        }
+        Ok(())
+    }
+
+    /// Removes chunks below the log's beginning from the next rooms; true if there are further rooms to look at.
+    fn sweep(&self, flusher: &mut Flusher) -> Result<bool, ViewError> {
+        let due = |s: &Shared| -> Vec<u64> {
+            s.partitions.iter().map(|p| if p.swept < p.trim { p.trim } else { 0 }).collect()
+        };
+        let (cursor, trims) = match flusher.sweep.take() {
+            Some(begun) => begun,
+            None => (Vec::new(), due(&self.shared())),
+        };
+        if trims.iter().all(|t| *t == 0) {
+            return Ok(false);
+        }
+        let mut batch = self.store.batch(SWEEP_ROOMS);
+        let rooms = {
+            let read = self.store.snapshot();
+            let rooms = read.rooms(&cursor, SWEEP_ROOMS)?;
+            for (name, meta) in &rooms {
+                let trim = trims.get(meta.partition as usize).copied().unwrap_or(0);
+                if meta.count == 0 || meta.first >= trim {
+                    continue;
+                }
+                let (after, removed) =
+                    remove_while(&read, &mut batch, name, *meta, |chunk, _| chunk.last < trim)?;
+                if removed > 0 {
+                    batch.put(keys::room_bytes(name), after.encode());
+                }
+            }
+            rooms
+        };
+        let finished = rooms.len() < SWEEP_ROOMS;
+        if finished {
+            let mut swept = self.shared().partitions.clone();
+            for (partition, (p, trim)) in (0..).zip(swept.iter_mut().zip(&trims)) {
+                if *trim > 0 {
+                    p.swept = *trim;
+                    batch.put(keys::partition(partition), p.encode());
+                }
+            }
+        }
+        batch.commit()?;
+        if finished {
+            let mut shared = self.shared_mut();
+            for (p, trim) in shared.partitions.iter_mut().zip(&trims) {
+                p.swept = p.swept.max(*trim);
+            }
+            return Ok(due(&shared).iter().any(|t| *t > 0));
+        }
+        if let Some((name, _)) = rooms.into_iter().next_back() {
+            flusher.sweep = Some((name, trims));
+        }
+        Ok(true)
+    }
+}
+
+impl RoomMeta {
+    const NONE: RoomMeta = RoomMeta { partition: 0, last: 0, first: 0, floor: 0, count: 0 };
+}
+
+/// Removes a room's oldest chunks in the store while `go_on` says so for a chunk and the rows removed before it.
+/// Answers what the store then has of the room, and how many rows were removed.
+fn remove_while(
+    read: &Snapshot<'_>,
+    batch: &mut Batch<'_>,
+    name: &[u8],
+    mut meta: RoomMeta,
+    go_on: impl Fn(&Stored, u64) -> bool,
+) -> Result<(RoomMeta, u64), ViewError> {
+    let before = meta.count;
+    let mut removed = 0;
+    for chunk in read.chunks(name, meta.first, u64::MAX) {
+        let chunk = chunk?;
+        if !go_on(&chunk, removed) {
+            (meta.first, meta.floor) = (chunk.first, chunk.floor()?);
+            meta.count = before - removed;
+            return Ok((meta, removed));
+        }
+        removed += chunk.count;
+        if removed > before {
+            return Err(ViewError::damaged("a room has more rows than it counted"));
+        }
+        batch.remove(keys::chunk(name, chunk.first));
+    }
+    (meta.count, meta.floor) = (0, meta.last);
+    Ok((meta, removed))
+}
