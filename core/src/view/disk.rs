@@ -26,8 +26,8 @@ const MEMTABLE_BYTES: u64 = 16 << 20;
 const JOURNAL_BYTES: u64 = 128 << 20;
 /// Files that are kept open.
 const OPEN_FILES: usize = 128;
-/// Threads for background work.
-const WORKERS: usize = 2;
+/// Threads for background work. With more than one, fjall keeps one of them spinning while another compacts.
+const WORKERS: usize = 1;
 
 /// A view's files, open.
 pub(super) struct Disk {

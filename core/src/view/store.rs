@@ -203,10 +203,13 @@ impl DoubleEndedIterator for Range<'_> {
     }
 }
 
+/// One change of a store in memory: in the main table or in a bucket of ids, the key, and the value to put.
+type Change = (Option<u32>, Vec<u8>, Option<Vec<u8>>);
+
 /// Changes that are made together or not at all.
 pub(super) enum Batch<'a> {
     Disk(fjall::OwnedWriteBatch, &'a fjall::Keyspace),
-    Memory(&'a RwLock<Tables>, Vec<(Option<u32>, Vec<u8>, Option<Vec<u8>>)>),
+    Memory(&'a RwLock<Tables>, Vec<Change>),
 }
 
 impl Batch<'_> {

@@ -65,8 +65,8 @@ fn pages_in_both_directions_across_all_layers() {
         view.flush().unwrap();
         add(&view, "a", 1401, 1500);
         assert_eq!(offsets(&view, "a", newest(3)), (vec![1498, 1499, 1500], true, 0));
-        assert_eq!(offsets(&view, "a", newest(1500)).1, false);
-        assert_eq!(offsets(&view, "a", newest(1499)).1, true);
+        assert!(!offsets(&view, "a", newest(1500)).1);
+        assert!(offsets(&view, "a", newest(1499)).1);
         assert_eq!(offsets(&view, "a", forward(1498, 2)), (vec![1499, 1500], false, 0));
         assert_eq!(offsets(&view, "a", forward(1500, 2)), (vec![], false, 0));
         assert_eq!(offsets(&view, "a", forward(999, 3)), (vec![1000, 1001, 1002], true, 0));
@@ -168,7 +168,7 @@ fn rows_below_the_logs_beginning_are_gone_at_once_and_then_removed() {
         for _ in 0..2 {
             assert_eq!(offsets(&view, "a", forward(0, 2)), (vec![95, 96], true, 94));
             assert_eq!(offsets(&view, "a", newest(1000)).0.len(), 116);
-            assert_eq!(view.flush().unwrap().unfinished, false);
+            assert!(!view.flush().unwrap().unfinished);
         }
         // The chunk that holds the border stays; what is before it is removed.
         let stored = |view: &View| view.store.snapshot().room("a").unwrap().unwrap();
