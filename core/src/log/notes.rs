@@ -1,0 +1,94 @@
+//! The small files beside the segments: `synced` and `accepted`.
+
+use super::error::{Damage, LogError, io_error};
+use super::files::{Files, read_small, replace};
+use super::format::{LogId, VERSION, u32_at, u64_at};
+use std::io;
+
+pub(super) const SYNCED: &str = "synced";
+const ACCEPTED: &str = "accepted";
+const MAGIC: &[u8; 8] = b"klatchsy";
+const LEN: usize = 48;
+/// More accepted damage than fits is not believed.
+const MAX_ACCEPTED: usize = 16 << 20;
+
+/// What is known of the log apart from its segments, so that a log cut short at either end is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Synced {
+    pub id: LogId,
+    /// The first sequence that retention has left.
+    pub first: u64,
+    /// The last sequence known to be synced when this was written; 0 if none.
+    pub last: u64,
+}
+
+/// What the `synced` file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SyncedFile {
+    Missing,
+    Good(Synced),
+    /// There, with this length, and it does not check.
+    Bad(u64),
+}
+
+impl Synced {
+    fn encode(&self) -> [u8; LEN] {
+        let mut b = [0; LEN];
+        b[..8].copy_from_slice(MAGIC);
+        b[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        b[12..28].copy_from_slice(&self.id);
+        b[28..36].copy_from_slice(&self.first.to_le_bytes());
+        b[36..44].copy_from_slice(&self.last.to_le_bytes());
+        let crc = crc32c::crc32c(&b[..44]);
+        b[44..].copy_from_slice(&crc.to_le_bytes());
+        b
+    }
+
+    fn decode(b: &[u8]) -> Option<Synced> {
+        let good = b.len() == LEN
+            && b.starts_with(MAGIC)
+            && u32_at(b, 8)? == VERSION
+            && u32_at(b, 44)? == crc32c::crc32c(b.get(..44)?);
+        if !good {
+            return None;
+        }
+        Some(Synced { id: b.get(12..28)?.try_into().ok()?, first: u64_at(b, 28)?, last: u64_at(b, 36)? })
+    }
+
+    pub fn read(files: &dyn Files) -> Result<SyncedFile, LogError> {
+        let data = read_small(files, SYNCED, LEN + 1).map_err(io_error("cannot read the synced file"))?;
+        Ok(match data {
+            None => SyncedFile::Missing,
+            Some(data) => Synced::decode(&data).map_or(SyncedFile::Bad(data.len() as u64), SyncedFile::Good),
+        })
+    }
+
+    pub fn write(&self, files: &dyn Files) -> io::Result<()> {
+        replace(files, SYNCED, &self.encode())
+    }
+}
+
+/// Damage accepted earlier. A file that does not check accepts nothing.
+pub(super) fn read_accepted(files: &dyn Files) -> Result<Vec<Damage>, LogError> {
+    let data =
+        read_small(files, ACCEPTED, MAX_ACCEPTED).map_err(io_error("cannot read the accepted file"))?;
+    let Some(data) = data else { return Ok(Vec::new()) };
+    let parse = || {
+        let (json, crc) = data.split_last_chunk::<9>().filter(|(_, crc)| crc.ends_with(b"\n"))?;
+        let crc = u32::from_str_radix(std::str::from_utf8(&crc[..8]).ok()?, 16).ok()?;
+        (crc == crc32c::crc32c(json)).then(|| serde_json::from_slice(json).ok())?
+    };
+    Ok(parse().unwrap_or_else(|| {
+        tracing::warn!("the log's file `accepted` does not check; no damage counts as accepted");
+        Vec::new()
+    }))
+}
+
+/// Records damage as accepted, in place of what was recorded before.
+pub(super) fn write_accepted(files: &dyn Files, damage: &[Damage]) -> io::Result<()> {
+    let mut data = serde_json::to_vec_pretty(damage)?;
+    data.push(b'\n');
+    let crc = crc32c::crc32c(&data);
+    data.extend_from_slice(format!("{crc:08x}\n").as_bytes());
+    replace(files, ACCEPTED, &data)
+}

@@ -1,0 +1,423 @@
+//! The one writer of a log.
+
+use super::batch::Batch;
+use super::error::{Damage, LogError, State, no_room};
+use super::files::{Files, read_full, write_full};
+use super::format::{
+    BATCH_HEAD, LogId, MAX_CONTENT, Place, RECORD_HEAD, SEGMENT_HEAD, SegmentHead, segment_name,
+};
+use super::notes::{SYNCED, Synced, SyncedFile, read_accepted, write_accepted};
+use super::reader::{Index, Reader, Shared};
+use super::survey::{Segment, Survey, survey};
+use crate::config::Storage;
+use crate::message::Record;
+use bytes::Bytes;
+use std::io;
+use std::mem;
+use std::sync::Arc;
+
+/// Largest segment, whatever the setting says: places in a segment have 32 bits.
+const MAX_SEGMENT: u64 = 1 << 30;
+
+/// The open log: the one that appends, syncs and drops.
+///
+/// Dropping it without [`Log::close`] is like a crash: nothing acknowledged is lost.
+#[derive(Debug)]
+pub struct Log {
+    shared: Arc<Shared>,
+    options: Storage,
+    state: State,
+    /// What failed, once the state is [`State::Failed`].
+    failure: String,
+    /// The segment that is appended to, and where its sound bytes end.
+    active: u64,
+    end: u64,
+    next: u64,
+    last_time: u64,
+    /// No record gets an earlier timestamp.
+    floor: u64,
+    damage: Vec<Damage>,
+    /// What the synced file says.
+    noted: Option<Synced>,
+}
+
+impl Log {
+    /// Opens the log in `files`, or makes a new one with `new_id` if there is none.
+    ///
+    /// Reads all of it. An incomplete last batch is cut; with other damage the log opens in [`State::Damaged`] and
+    /// nothing on disk is changed, unless `options.accept_damage` is set: then the damage is recorded as accepted,
+    /// and writing goes on in a new segment.
+    pub fn open(
+        files: Arc<dyn Files>,
+        options: &Storage,
+        new_id: [u8; 16],
+        now_ms: u64,
+    ) -> Result<Log, LogError> {
+        let note = Synced::read(&*files)?;
+        let accepted = read_accepted(&*files)?;
+        let mut found = survey(&*files, note, None, &mut |_, _, _| {})?;
+        let mut damage = found.damage();
+        damage.retain(|d| !accepted.contains(d));
+        for d in &damage {
+            tracing::warn!("the log is damaged: {d}");
+        }
+        let id = found.id.unwrap_or(new_id);
+        let noted = match note {
+            SyncedFile::Good(noted) if noted.id == id => Some(noted),
+            _ => None,
+        };
+        if !damage.is_empty() && !options.accept_damage {
+            return Ok(Log::new(files, id, options, found, damage, noted, State::Damaged));
+        }
+        if damage.is_empty() {
+            recover(&*files, &found, noted)?;
+        } else {
+            found = accept(&*files, note, &found)?;
+        }
+        let new_segment =
+            if !damage.is_empty() || found.segments.is_empty() { Some(found.next) } else { None };
+        if let Some(first) = new_segment {
+            let created = now_ms.max(found.last_time);
+            make_segment(&*files, &SegmentHead { id, first, created }).map_err(Making::into_error)?;
+            found.segments.push(Segment::new(first, created));
+        }
+        let mut log = Log::new(files, id, options, found, damage, noted, State::Good);
+        if new_segment.is_some() {
+            log.note(log.first_kept()).map_err(opening("write the synced file"))?;
+        }
+        Ok(log)
+    }
+
+    fn new(
+        files: Arc<dyn Files>,
+        id: LogId,
+        options: &Storage,
+        found: Survey,
+        damage: Vec<Damage>,
+        noted: Option<Synced>,
+        state: State,
+    ) -> Log {
+        let (active, end, time) = found.segments.last().map_or((0, 0, 0), |s| (s.first, s.end, s.time));
+        let index = Index { segments: found.segments, last: found.last };
+        Log {
+            shared: Arc::new(Shared::new(files, id, index)),
+            options: options.clone(),
+            state,
+            failure: String::new(),
+            active,
+            end,
+            next: found.next,
+            last_time: found.last_time,
+            floor: found.last_time.max(time),
+            damage,
+            noted,
+        }
+    }
+
+    /// The log's random id, made when the log was.
+    pub fn id(&self) -> [u8; 16] {
+        self.shared.id
+    }
+
+    /// The sequence of the next record; 1 in a new log.
+    pub fn next_sequence(&self) -> u64 {
+        self.next
+    }
+
+    /// The timestamp of the last record in milliseconds since 1970 UTC; 0 if there is none.
+    pub fn last_time(&self) -> u64 {
+        self.last_time
+    }
+
+    /// Whether it takes records.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Damage that was not accepted before this opening. Empty for a sound log.
+    pub fn damage(&self) -> &[Damage] {
+        &self.damage
+    }
+
+    /// A reader.
+    pub fn reader(&self) -> Reader {
+        Reader(self.shared.clone())
+    }
+
+    /// Appends a batch: one write, one sync. Then its records are added to `written`, in order, and it is cleared.
+    ///
+    /// Their sequences go on from the last one, and all get the timestamp `now_ms`, or the previous record's if that
+    /// is later. Their bodies share one buffer. On an error nothing is added, the batch keeps its records, and the
+    /// error tells what is known:
+    /// - [`LogError::Full`]: certainly not stored; what was written is cut back, and a later append tries again.
+    /// - [`LogError::Failed`]: not known. Final: every later append fails with it, until the log is opened anew.
+    /// - [`LogError::Damaged`], [`LogError::TooLarge`]: not stored.
+    pub fn append(
+        &mut self,
+        batch: &mut Batch,
+        now_ms: u64,
+        written: &mut Vec<(Record, Place)>,
+    ) -> Result<(), LogError> {
+        match self.state {
+            State::Damaged => return Err(LogError::Damaged),
+            State::Failed => return Err(LogError::Failed(self.failure.clone())),
+            State::Good | State::Full => {}
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        if batch.bytes() > MAX_CONTENT {
+            return Err(LogError::TooLarge);
+        }
+        let time = now_ms.max(self.floor);
+        let most = self.options.segment_bytes.min(MAX_SEGMENT);
+        if self.end > SEGMENT_HEAD as u64 && self.end + batch.bytes() as u64 > most {
+            self.roll(time)?;
+        }
+        self.shared.mark.seal(&mut batch.buf, &batch.starts, self.next, time);
+        self.store(&batch.buf)?;
+        self.state = State::Good;
+
+        let (at, bytes) = (self.end, batch.bytes() as u64);
+        let (first, last) = (self.next, self.next + batch.len() as u64 - 1);
+        self.end += bytes;
+        self.next = last + 1;
+        self.last_time = time;
+        self.floor = time;
+        {
+            let mut index = self.shared.write();
+            index.last = last;
+            if let Some(segment) = index.segments.last_mut() {
+                segment.extend(first, last, time, bytes);
+            }
+        }
+        // The buffer is theirs now; the batch begins with a new one.
+        let buf = Bytes::from(mem::take(&mut batch.buf));
+        let ends = batch.starts.iter().skip(1).map(|s| *s as usize).chain([buf.len()]);
+        written.extend(batch.starts.iter().zip(ends).zip(first..).map(|((start, end), sequence)| {
+            let start = *start as usize;
+            let (at, len) = ((at + start as u64) as u32, (end - start) as u32);
+            let record = Record::trusted(sequence, time, buf.slice(start + RECORD_HEAD..end));
+            (record, Place { segment: self.active, at, len })
+        }));
+        batch.clear();
+        Ok(())
+    }
+
+    /// Writes and syncs at the end of the active segment.
+    fn store(&mut self, bytes: &[u8]) -> Result<(), LogError> {
+        let (name, files) = (segment_name(self.active), self.shared.files.clone());
+        if let Err(e) = write_full(&*files, &name, self.end, bytes) {
+            if !no_room(&e) {
+                return Err(self.fail("write", &name, &e));
+            }
+            // The batch was never whole on disk, so it cannot come back even if the cut is not durable.
+            return Err(match files.truncate(&name, self.end) {
+                Ok(()) => self.full(),
+                Err(e) => self.fail("cut back", &name, &e),
+            });
+        }
+        files.sync_data(&name).map_err(|e| self.fail("sync", &name, &e))
+    }
+
+    /// Begins the next segment.
+    fn roll(&mut self, time: u64) -> Result<(), LogError> {
+        let head = SegmentHead { id: self.shared.id, first: self.next, created: time };
+        match make_segment(&*self.shared.files, &head) {
+            Ok(()) => {}
+            Err(Making::NoRoom) => return Err(self.full()),
+            Err(Making::Failed(e)) => return Err(self.fail("make", &segment_name(head.first), &e)),
+        }
+        self.shared.write().segments.push(Segment::new(head.first, time));
+        self.active = head.first;
+        self.end = SEGMENT_HEAD as u64;
+        Ok(())
+    }
+
+    fn full(&mut self) -> LogError {
+        self.state = State::Full;
+        LogError::Full
+    }
+
+    fn fail(&mut self, what: &str, name: &str, error: &io::Error) -> LogError {
+        self.state = State::Failed;
+        self.failure = format!("cannot {what} {name}: {error}");
+        tracing::error!("the log takes no more records: {}", self.failure);
+        LogError::Failed(self.failure.clone())
+    }
+
+    /// Keeps house; to be called about once a second from the thread that appends.
+    ///
+    /// Notes the last synced sequence in the `synced` file if it has changed, and drops the oldest segments by size
+    /// and age, never the active one. Returns the new first sequence if it has dropped any. [`LogError::Full`] means
+    /// to try again later, [`LogError::Failed`] is final as in [`Log::append`]. Does nothing in a log that is damaged
+    /// or has failed.
+    pub fn tick(&mut self, now_ms: u64) -> Result<Option<u64>, LogError> {
+        if matches!(self.state, State::Damaged | State::Failed) {
+            return Ok(None);
+        }
+        let (drop, first) = self.expired(now_ms);
+        // Noted before anything is removed, so that what is missing then is known to have been dropped.
+        self.note(first)
+            .map_err(|e| if no_room(&e) { LogError::Full } else { self.fail("write", SYNCED, &e) })?;
+        if drop == 0 {
+            return Ok(None);
+        }
+        let dropped: Vec<Segment> = self.shared.write().segments.drain(..drop).collect();
+        let files = &*self.shared.files;
+        let removed = dropped.iter().try_for_each(|s| files.remove(&segment_name(s.first)));
+        if let Err(e) = removed.and_then(|()| files.sync_dir()) {
+            // Their time will come: the next opening removes what is left.
+            tracing::warn!("cannot remove dropped segments of the log yet: {e}");
+        }
+        Ok(Some(first))
+    }
+
+    /// How many of the oldest segments may go, and the first sequence after them.
+    fn expired(&self, now_ms: u64) -> (usize, u64) {
+        let (bytes, age) = (self.options.retain_bytes, self.options.retain_age_ms);
+        let mut first = self.first_kept();
+        let index = self.shared.read();
+        let mut total: u64 = index.segments.iter().map(|s| s.end).sum();
+        let mut drop = 0;
+        for pair in index.segments.windows(2) {
+            let [oldest, next] = pair else { break };
+            let too_large = bytes > 0 && total > bytes;
+            let too_old = age > 0 && oldest.time.saturating_add(age) < now_ms;
+            if !too_large && !too_old {
+                break;
+            }
+            total -= oldest.end;
+            drop += 1;
+            first = next.first;
+        }
+        (drop, first)
+    }
+
+    /// The first sequence that retention has left.
+    fn first_kept(&self) -> u64 {
+        self.noted.map_or_else(|| self.reader().first_sequence(), |n| n.first)
+    }
+
+    fn note(&mut self, first: u64) -> io::Result<()> {
+        let note = Synced { id: self.shared.id, first, last: self.next - 1 };
+        if self.noted != Some(note) {
+            note.write(&*self.shared.files)?;
+            self.noted = Some(note);
+        }
+        Ok(())
+    }
+
+    /// Ends writing and notes the last synced sequence. On an error the files are kept as they are, and everything
+    /// that was acknowledged is in them.
+    pub fn close(mut self) -> Result<(), LogError> {
+        match self.state {
+            State::Damaged => return Ok(()),
+            State::Failed => return Err(LogError::Failed(self.failure)),
+            State::Good | State::Full => {}
+        }
+        let name = segment_name(self.active);
+        let synced = self.shared.files.sync_data(&name);
+        synced.map_err(|e| self.fail("sync", &name, &e))?;
+        self.note(self.first_kept())
+            .map_err(|e| if no_room(&e) { LogError::Full } else { self.fail("write", SYNCED, &e) })
+    }
+}
+
+/// What a failed change means while the log is being opened.
+fn opening(what: &str) -> impl FnOnce(io::Error) -> LogError + use<> {
+    let what = format!("cannot {what}");
+    move |error| if no_room(&error) { LogError::Full } else { LogError::Io { what, error } }
+}
+
+/// Brings a sound log into the state that appending begins from.
+fn recover(files: &dyn Files, found: &Survey, noted: Option<Synced>) -> Result<(), LogError> {
+    let failed = |what: &str, name: &str| opening(&format!("{what} {name}"));
+    if let Some((name, size)) = &found.unfinished {
+        tracing::info!("removing {name}, a segment of the log that was never begun ({size} bytes)");
+        files.remove(name).map_err(failed("remove", name))?;
+    }
+    for name in &found.expired {
+        match files.remove(name) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed("remove", name)(e)),
+            _ => {}
+        }
+    }
+    if let Some((name, from, to)) = &found.torn {
+        tracing::warn!("cutting an incomplete batch off the log's end: {name} bytes {from} to {to}");
+        files.truncate(name, *from).map_err(failed("cut", name))?;
+    }
+    if let Some(last) = found.segments.last() {
+        let known = noted.is_some_and(|n| n.last == found.last) && found.last_batch.is_some();
+        if !known || found.torn.is_some() {
+            settle(files, last, found.last_batch)?;
+        }
+    }
+    files.sync_dir().map_err(failed("sync", "the log's directory"))
+}
+
+/// Makes the last batch durable, which the last opening may have left unsynced.
+///
+/// It is written again first: after a sync that failed, the system may hold pages that never reached the disk and
+/// count them as clean, so that another sync would do nothing. The bytes are the same, so whatever of them a power
+/// cut lets through changes nothing.
+fn settle(files: &dyn Files, last: &Segment, last_batch: Option<u64>) -> Result<(), LogError> {
+    let name = segment_name(last.first);
+    let from = last_batch.unwrap_or(0);
+    let mut bytes = vec![0; (last.end - from) as usize];
+    let written = read_full(files, &name, from, &mut bytes).and_then(|n| {
+        if n < bytes.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        write_full(files, &name, from, &bytes)
+    });
+    written.and_then(|()| files.sync_data(&name)).map_err(opening(&format!("settle {name}")))
+}
+
+/// Records all damage as accepted, and surveys the log as it will be with the segment that follows.
+fn accept(files: &dyn Files, note: SyncedFile, found: &Survey) -> Result<Survey, LogError> {
+    let first = found.unused();
+    let mut again = survey(files, note, Some(first), &mut |_, _, _| {})?;
+    let mut damage = again.damage();
+    // That file is written anew, and new damage to it is to be noticed.
+    damage.retain(|d| d.file != SYNCED);
+    write_accepted(files, &damage).map_err(opening("record accepted damage"))?;
+    tracing::warn!("the log's damage is accepted; it goes on with sequence {first}");
+    again.next = first;
+    Ok(again)
+}
+
+/// Why a segment could not be made.
+enum Making {
+    /// No room; nothing of it is left.
+    NoRoom,
+    Failed(io::Error),
+}
+
+impl Making {
+    fn into_error(self) -> LogError {
+        match self {
+            Making::NoRoom => LogError::Full,
+            Making::Failed(error) => LogError::Io { what: "cannot make a segment of the log".into(), error },
+        }
+    }
+}
+
+/// Makes a segment with its head, durably.
+fn make_segment(files: &dyn Files, head: &SegmentHead) -> Result<(), Making> {
+    let name = segment_name(head.first);
+    let made = files.create(&name).and_then(|()| write_full(files, &name, 0, &head.encode()));
+    match made {
+        Ok(()) => {}
+        Err(e) if no_room(&e) => {
+            return match files.remove(&name) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Making::Failed(e)),
+                _ => Err(Making::NoRoom),
+            };
+        }
+        Err(e) => return Err(Making::Failed(e)),
+    }
+    files.sync_data(&name).and_then(|()| files.sync_dir()).map_err(Making::Failed)
+}
+
+const _: () = assert!(MAX_SEGMENT + (MAX_CONTENT + BATCH_HEAD) as u64 <= u32::MAX as u64);
