@@ -79,25 +79,29 @@ const ATTEMPTS: usize = 10;
 ///
 /// Errors are of the operating system or [`LogError::Version`]; damage is in the report.
 pub fn verify(dir: &Path) -> Result<Report, LogError> {
-    let disk = Disk::shared(dir)?;
-    let mut attempt = 1;
-    loop {
+    let first = |file: SyncedFile| match file {
+        SyncedFile::Good(synced) => Some(synced.first),
+        _ => None,
+    };
+    for attempt in 1.. {
+        // Opened anew each time: an open file would stay the one that the writer has replaced.
+        let disk = Disk::shared(dir)?;
         // Read before the segments, so that a log in use has at least what this says.
         let synced = Synced::read(&disk)?;
         let report = check(&disk, synced);
-        let first = |file: SyncedFile| match file {
-            SyncedFile::Good(synced) => Some(synced.first),
-            _ => None,
-        };
         let dropped = match &report {
             Err(LogError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => true,
-            _ => first(Synced::read(&disk)?) != first(synced),
+            _ => first(Synced::read(&Disk::shared(dir)?)?) != first(synced),
         };
-        if !dropped || attempt == ATTEMPTS {
+        if !dropped {
             return report;
         }
-        attempt += 1;
+        if attempt == ATTEMPTS {
+            break;
+        }
     }
+    let what = "the log dropped segments each time it was read".into();
+    Err(LogError::Io { what, error: io::ErrorKind::ResourceBusy.into() })
 }
 
 fn check(disk: &Disk, synced: SyncedFile) -> Result<Report, LogError> {

@@ -32,6 +32,8 @@ pub struct Log {
     /// The segment that is appended to, and where its sound bytes end.
     active: u64,
     end: u64,
+    /// Whether a write was cut back there, which is not durable yet.
+    cut: bool,
     next: u64,
     last_time: u64,
     /// No record gets an earlier timestamp.
@@ -106,6 +108,7 @@ impl Log {
             failure: String::new(),
             active,
             end,
+            cut: false,
             next: found.next,
             last_time: found.last_time,
             floor: found.last_time.max(time),
@@ -146,8 +149,8 @@ impl Log {
 
     /// Appends a batch: one write, one sync. Then its records are added to `written`, in order, and it is cleared.
     ///
-    /// Their sequences go on from the last one, and all get the timestamp `now_ms`, or the previous record's if that
-    /// is later. Their bodies share one buffer. On an error nothing is added, the batch keeps its records, and the
+    /// Their sequences go on from the last one, and all get the timestamp `now_ms`, or that of the previous record or
+    /// of the segment's making if it is later. Their bodies share one buffer. On an error nothing is added, the batch keeps its records, and the
     /// error tells what is known:
     /// - [`LogError::Full`]: certainly not stored; what was written is cut back, and a later append tries again.
     /// - [`LogError::Failed`]: not known. Final: every later append fails with it, until the log is opened anew.
@@ -213,15 +216,30 @@ impl Log {
             }
             // The batch was never whole on disk, so it cannot come back even if the cut is not durable.
             return Err(match files.truncate(&name, self.end) {
-                Ok(()) => self.full(),
+                Ok(()) => {
+                    self.cut = true;
+                    self.full()
+                }
                 Err(e) => self.fail("cut back", &name, &e),
             });
         }
-        files.sync_data(&name).map_err(|e| self.fail("sync", &name, &e))
+        self.sync_active()
+    }
+
+    fn sync_active(&mut self) -> Result<(), LogError> {
+        let name = segment_name(self.active);
+        let synced = self.shared.files.sync_data(&name);
+        synced.map_err(|e| self.fail("sync", &name, &e))?;
+        self.cut = false;
+        Ok(())
     }
 
     /// Begins the next segment.
     fn roll(&mut self, time: u64) -> Result<(), LogError> {
+        if self.cut {
+            // What was cut back must not come up again behind the sound batches once another segment follows.
+            self.sync_active()?;
+        }
         let head = SegmentHead { id: self.shared.id, first: self.next, created: time };
         match make_segment(&*self.shared.files, &head) {
             Ok(()) => {}
@@ -316,9 +334,7 @@ impl Log {
             State::Failed => return Err(LogError::Failed(self.failure)),
             State::Good | State::Full => {}
         }
-        let name = segment_name(self.active);
-        let synced = self.shared.files.sync_data(&name);
-        synced.map_err(|e| self.fail("sync", &name, &e))?;
+        self.sync_active()?;
         self.note(self.first_kept())
             .map_err(|e| if no_room(&e) { LogError::Full } else { self.fail("write", SYNCED, &e) })
     }
