@@ -184,8 +184,10 @@ fn a_scan_in_a_large_segment_begins_near_its_record() {
         b.push(Kind::Binary, "r", "", "", &vec![n; 200_000]);
         log.append(&mut b, 0, &mut Vec::new()).unwrap();
     }
-    drop(log);
-    for log in [open(&files, &Storage::default()).unwrap()] {
+    // What appending knows and what opening knows.
+    let restarted = Arc::new(files.restart());
+    let reopened = open(&restarted, &Storage::default()).unwrap();
+    for (files, log) in [(files, log), (restarted, reopened)] {
         // The first batches no longer check; a scan from 30 on does not touch them.
         files.edit("00000000000000000001.log", |b| b[60..2_000_000].fill(0));
         let mut scan = log.reader().scan(30);
