@@ -1,0 +1,10 @@
+//! The native protocol, `klatch.v1`: one JSON object per WebSocket text frame. docs/protocol.md is its reference.
+
+pub mod decode;
+pub mod encode;
+mod fields;
+mod query;
+pub mod text;
+
+pub use decode::{Refused, decode, decode_query};
+pub use encode::{SUBPROTOCOL, VERSION};
