@@ -18,9 +18,11 @@ fn data(size: usize, fields: bool) -> String {
 
 fn codec(c: &mut Criterion) {
     let limits = Limits::default();
-    for (name, data) in
-        [("128 B text", data(128, false)), ("4 KiB text", data(4096, false)), ("4 KiB fields", data(4096, true))]
-    {
+    for (name, data) in [
+        ("128 B text", data(128, false)),
+        ("4 KiB text", data(4096, false)),
+        ("4 KiB fields", data(4096, true)),
+    ] {
         let frame =
             format!(r#"{{"type":"publish","ref":4,"room":"lobby","id":"b5cf1e2a-4d1c","data":{data}}}"#);
         let mut group = c.benchmark_group("decode publish");
@@ -30,8 +32,10 @@ fn codec(c: &mut Criterion) {
 
         let mut body = Vec::new();
         Record::encode(&mut body, Kind::Json, "lobby", "ann", "b5cf1e2a-4d1c", data.as_bytes());
-        let publication =
-            Publication { record: Record::trusted(123_456_789, 1_764_076_361_000, body.into()), prev: 123_456_788 };
+        let publication = Publication {
+            record: Record::trusted(123_456_789, 1_764_076_361_000, body.into()),
+            prev: 123_456_788,
+        };
         let mut out = Vec::with_capacity(8192);
         encode::publication(&mut out, &publication);
         let mut group = c.benchmark_group("encode publication");
