@@ -20,6 +20,16 @@ fn depth_counts_brackets_outside_strings() {
 }
 
 #[test]
+fn the_bounds_of_surrogates() {
+    for pair in [r"\ud800\udc00", r"\uDBFF\uDFFF", r"\ud7ff", r"\ue000"] {
+        assert_eq!(code(&format!("\"{pair}\""), 0), None, "{pair}");
+    }
+    for half in [r"\ud800\udbff", r"\udbff\ue000", r"\udbff", r"\udc00", r"\udfff", r"\udc00\ud800"] {
+        assert_eq!(code(&format!("\"{half}\""), 0), Some(Code::InvalidData), "{half}");
+    }
+}
+
+#[test]
 fn values_of_callers_in_this_process() {
     assert_eq!(check_value(" \n{\"a\": 1}\t", 64).unwrap(), "{\"a\": 1}");
     for (json, code) in [
@@ -81,7 +91,7 @@ proptest! {
     /// The oracle is a parser that makes strings, which it cannot from half a pair.
     #[test]
     fn half_pairs_are_found(pieces in prop::collection::vec(prop::sample::select(vec![
-        "\\ud83d", "\\uDF38", "\\u0041", "\\\\", "u", "x", "\\\"", "\\uD7FF", "\\ue000", "é", "\\n", "d83d",
+        "\\ud83d", "\\uDBFF", "\\uDF38", "\\udc00", "\\u0041", "\\\\", "u", "x", "\\\"", "\\uD7FF", "\\ue000", "é", "\\n", "d83d",
     ]), 0..8)) {
         let text = format!("\"{}\"", pieces.concat());
         prop_assert_eq!(check(&text, 0).is_ok(), serde_json::from_str::<String>(&text).is_ok(), "{}", text);
