@@ -4,7 +4,7 @@ use super::text::{push_number, push_string};
 use crate::codes::Disconnect;
 use crate::command::Ref;
 use crate::error::Error;
-use crate::message::{Epoch, Kind, Publication};
+use crate::message::{Epoch, Kind, Publication, Record};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
@@ -35,11 +35,15 @@ impl Outcome {
 
 /// A publication, as every member gets it: a pure function of the record and `prev`.
 pub fn publication(out: &mut Vec<u8>, publication: &Publication) {
-    let record = &publication.record;
+    record(out, &publication.record, publication.prev);
+}
+
+/// The same from the parts of a publication.
+pub fn record(out: &mut Vec<u8>, record: &Record, prev: u64) {
     out.extend_from_slice(br#"{"type":"publication","room":"#);
     push_string(out, record.room());
     number(out, r#","offset":"#, record.offset());
-    number(out, r#","prev":"#, publication.prev);
+    number(out, r#","prev":"#, prev);
     number(out, r#","time":"#, record.time());
     text_unless_empty(out, r#","user":"#, record.user());
     text_unless_empty(out, r#","id":"#, record.given_id());

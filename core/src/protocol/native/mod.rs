@@ -6,5 +6,6 @@ mod fields;
 mod query;
 pub mod text;
 
-pub use decode::{Refused, decode, decode_query};
+pub use decode::decode;
 pub use encode::{SUBPROTOCOL, VERSION};
+pub use query::unescape;

@@ -85,8 +85,8 @@ impl Given {
     }
 }
 
-/// Undoes percent-encoding, and `+` for a space.
-fn unescape(text: &str) -> Result<String> {
+/// Undoes percent-encoding, and `+` for a space. `bad_request` if what comes out is not UTF-8.
+pub fn unescape(text: &str) -> Result<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [byte, after @ ..] = rest {

@@ -1,0 +1,161 @@
+//! A publish on its way into the log, and where its outcome goes.
+
+use crate::command::Ref;
+use crate::error::{Error, Result};
+use crate::message::{Kind, Position};
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::task::{Poll, Waker};
+
+/// A message to be appended.
+#[derive(Debug)]
+pub struct Append {
+    /// The room.
+    pub room: Arc<str>,
+    /// The sender; empty for an anonymous one.
+    pub user: Arc<str>,
+    /// The id as the client gave it; empty if it gave none.
+    pub id: Box<str>,
+    /// What the data is.
+    pub kind: Kind,
+    /// JSON text or bytes.
+    pub data: Box<[u8]>,
+    /// Who wants to know.
+    pub waiter: Waiter,
+}
+
+impl Append {
+    /// What it counts for in a queue that is bounded in bytes.
+    pub fn size(&self) -> usize {
+        128 + self.id.len() + self.data.len()
+    }
+}
+
+/// A connection of a shard. The generation tells a later connection in the same slot from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnectionKey {
+    /// The shard.
+    pub shard: u32,
+    /// The slot in the shard.
+    pub slot: u32,
+    /// Counts the connections of the slot.
+    pub generation: u32,
+}
+
+/// Where an outcome goes.
+#[derive(Debug)]
+pub enum Waiter {
+    /// To a connection, through its shard.
+    Connection {
+        /// Which.
+        key: ConnectionKey,
+        /// The request's ref.
+        reference: Ref,
+    },
+    /// To a caller in this process.
+    Host(Arc<Promise>),
+    /// Nowhere: the tail keeps the waiter while its message is appended.
+    Nobody,
+}
+
+/// What became of a publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is in the log at `offset`.
+    Stored {
+        /// Where.
+        offset: u64,
+        /// It had been accepted before, by an earlier publish with the same id.
+        duplicate: bool,
+    },
+    /// Certainly not stored; nobody will ever see it.
+    NotStored(Error),
+    /// Not known.
+    Unknown(Error),
+}
+
+/// An outcome for a connection, with what its reply needs.
+#[derive(Debug)]
+pub struct Reply {
+    /// The connection.
+    pub key: ConnectionKey,
+    /// The request's ref.
+    pub reference: Ref,
+    /// The room.
+    pub room: Arc<str>,
+    /// The id as given; empty if none.
+    pub id: Box<str>,
+    /// What happened.
+    pub outcome: Outcome,
+}
+
+/// The answer to a publish of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ack {
+    /// Where the accepted record is.
+    pub position: Position,
+    /// The message's id; made by the engine if none was given.
+    pub id: String,
+    /// It had been accepted before.
+    pub duplicate: bool,
+}
+
+/// A slot for one answer, filled once by the engine and taken once by the caller.
+pub struct Promise {
+    state: Mutex<State>,
+    ready: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    answer: Option<Result<Ack>>,
+    waker: Option<Waker>,
+}
+
+impl fmt::Debug for Promise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Promise")
+    }
+}
+
+impl Promise {
+    /// An empty one.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Promise {
+        Promise { state: Mutex::default(), ready: Condvar::new() }
+    }
+
+    /// Fills it; later answers are ignored.
+    pub fn fill(&self, answer: Result<Ack>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.answer.is_none() {
+            state.answer = Some(answer);
+            self.ready.notify_all();
+            if let Some(waker) = state.waker.take() {
+                drop(state);
+                waker.wake();
+            }
+        }
+    }
+
+    /// Waits for the answer on this thread. Bounded by the engine's `publish_timeout_ms`.
+    pub fn wait(&self) -> Result<Ack> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(answer) = &state.answer {
+                return answer.clone();
+            }
+            state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The answer, or registers `waker` for it.
+    pub fn poll(&self, waker: &Waker) -> Poll<Result<Ack>> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(answer) = &state.answer {
+            return Poll::Ready(answer.clone());
+        }
+        state.waker = Some(waker.clone());
+        Poll::Pending
+    }
+}

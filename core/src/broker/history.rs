@@ -1,0 +1,281 @@
+//! Reading a room's history: pages for clients and hosts, and the part of a member's stream before it is live.
+//!
+//! Functions that may read the disk block their thread; a shard calls only those whose name begins with `memory`.
+
+use crate::broker::Broker;
+use crate::codes::Code;
+use crate::command::{HistoryQuery, Start};
+use crate::config::Limits;
+use crate::error::{Error, Result};
+use crate::message::{Epoch, Publication};
+use crate::protocol::frame;
+use crate::room::hub::Hub;
+use crate::room::recent::Frame;
+use crate::room::subscriber::Subscriber;
+use crate::view::{RowQuery, View};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// See the module.
+#[derive(Debug)]
+pub struct History {
+    broker: Arc<dyn Broker>,
+    view: Arc<View>,
+    hub: Arc<Hub>,
+    limits: Limits,
+}
+
+/// A page of history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HistoryPage {
+    /// The publications, in the order asked for.
+    pub publications: Vec<Publication>,
+    /// The range holds more, in the direction read.
+    pub more: bool,
+    /// The room's last offset.
+    pub last: u64,
+    /// The room's epoch.
+    pub epoch: Epoch,
+}
+
+/// A part of a member's stream, as frames.
+#[derive(Clone, Debug, Default)]
+pub struct StreamPage {
+    /// The frames, in order.
+    pub frames: Vec<Bytes>,
+    /// How many publications.
+    pub count: u64,
+    /// Everything up to here is in it or was sent before.
+    pub reached: u64,
+}
+
+/// How a member's stream starts.
+#[derive(Clone, Debug)]
+pub struct StreamStart {
+    /// The member's position: what follows comes after it.
+    pub offset: u64,
+    /// Whether the position that it asked for holds.
+    pub recovered: bool,
+    /// What is sent at once.
+    pub page: StreamPage,
+}
+
+impl History {
+    /// A reader of what `broker` stores.
+    pub fn new(broker: Arc<dyn Broker>, view: Arc<View>, hub: Arc<Hub>, limits: &Limits) -> History {
+        History { broker, view, hub, limits: limits.clone() }
+    }
+
+    /// The room's epoch.
+    pub fn epoch(&self, room: &str) -> Epoch {
+        self.broker.epoch(room)
+    }
+
+    /// The room's last offset.
+    pub fn last(&self, room: &str) -> Result<u64> {
+        self.hub.last(room).map_err(|e| unreadable(&e))
+    }
+
+    /// A page for a client or the host. May read the disk.
+    pub fn query(&self, room: &str, query: &HistoryQuery) -> Result<HistoryPage> {
+        let last = self.last(room)?;
+        if query.at_least > last {
+            return Err(Error::new(Code::Unavailable, "this node has not reached the position asked for"));
+        }
+        let limit = (query.limit as usize).clamp(1, self.limits.history_page);
+        // Nothing above `last` is shown, even if the view is already ahead: the page and its `last` agree.
+        let before = if query.before == 0 { last + 1 } else { query.before.min(last + 1) };
+        let rows = self
+            .view
+            .rows(room, RowQuery { after: query.after, before, limit, backward: query.backward })
+            .map_err(|e| unreadable(&e))?;
+        let mut publications = self.broker.read(&rows.rows)?;
+        if query.backward {
+            publications.reverse();
+        }
+        let fit = self.fitting(publications.iter().map(|p| p.record.body().len()));
+        let more = rows.more || fit < publications.len();
+        publications.truncate(fit);
+        Ok(HistoryPage { publications, more, last, epoch: self.broker.epoch(room) })
+    }
+
+    /// How many of these sizes are within `history_page_bytes`; at least one.
+    fn fitting(&self, sizes: impl Iterator<Item = usize>) -> usize {
+        let mut bytes = 0;
+        let n = sizes
+            .take_while(|n| {
+                bytes += n;
+                bytes <= self.limits.history_page_bytes
+            })
+            .count();
+        n.max(1)
+    }
+
+    /// The start of a stream, if memory alone can tell: `cursor` is the shard's.
+    pub fn memory_start(&self, room: &str, start: &Start, cursor: u64) -> Option<StreamStart> {
+        match *start {
+            Start::Live => Some(StreamStart::at(cursor, false)),
+            Start::History(n) => self.memory_newest(room, n, cursor, false),
+            Start::Since { epoch, offset, history } => {
+                if epoch.is_some_and(|e| e != self.epoch(room)) {
+                    return self.memory_newest(room, history, cursor, false);
+                }
+                if offset == cursor {
+                    return Some(StreamStart::at(cursor, true));
+                }
+                let page = self.memory_page(room, offset, cursor)?;
+                (offset < cursor).then_some(StreamStart { offset, recovered: true, page })
+            }
+        }
+    }
+
+    fn memory_newest(&self, room: &str, n: u32, cursor: u64, recovered: bool) -> Option<StreamStart> {
+        if cursor == 0 || n == 0 {
+            return Some(StreamStart::at(cursor, recovered));
+        }
+        let frames = self.hub.newest(room, (n as usize).min(self.limits.history_page), cursor)?;
+        let offset = frames.first()?.prev;
+        Some(StreamStart { offset, recovered, page: page_of(frames, cursor, false) })
+    }
+
+    /// The start of a stream. May read the disk.
+    pub fn start(&self, room: &str, start: &Start, cursor: u64) -> Result<StreamStart> {
+        if let Some(start) = self.memory_start(room, start, cursor) {
+            return Ok(start);
+        }
+        let n = match *start {
+            Start::Live => 0,
+            Start::History(n) => n,
+            Start::Since { epoch, offset, history } => {
+                let same = epoch.is_none_or(|e| e == self.epoch(room));
+                if same && offset > cursor && offset <= self.last(room)? {
+                    // The client has seen more than this shard has handed out yet.
+                    return Ok(StreamStart::at(offset, true));
+                }
+                if same && offset <= cursor {
+                    let query = self.rows_after(offset, cursor);
+                    let rows = self.view.rows(room, query).map_err(|e| unreadable(&e))?;
+                    if rows.floor <= offset {
+                        let page = self.page_from(rows, cursor)?;
+                        return Ok(StreamStart { offset, recovered: true, page });
+                    }
+                }
+                history
+            }
+        };
+        let limit = (n as usize).min(self.limits.history_page);
+        if limit == 0 || cursor == 0 {
+            return Ok(StreamStart::at(cursor, false));
+        }
+        let query = RowQuery { after: 0, before: cursor + 1, limit, backward: true };
+        let rows = self.view.rows(room, query).map_err(|e| unreadable(&e))?;
+        let mut newest = self.broker.read(&rows.rows)?;
+        let fit = self.fitting(newest.iter().rev().map(|p| p.record.body().len()));
+        newest.drain(..newest.len().saturating_sub(fit));
+        let offset = newest.first().map_or(cursor, |p| p.prev);
+        Ok(StreamStart { offset, recovered: false, page: frames_of(&newest, cursor) })
+    }
+
+    fn rows_after(&self, after: u64, to: u64) -> RowQuery {
+        RowQuery { after, before: to + 1, limit: self.limits.history_page, backward: false }
+    }
+
+    /// The part after `after` and up to `to`, if memory has the beginning of it.
+    pub fn memory_page(&self, room: &str, after: u64, to: u64) -> Option<StreamPage> {
+        let limit = self.limits.history_page;
+        let frames = self.hub.recent(room, after, to, limit, self.limits.history_page_bytes)?;
+        // Cut short by a bound, it reaches only its own last one; else there is nothing more up to `to`.
+        let cut = frames.last().is_some_and(|f| f.offset < to);
+        Some(page_of(frames, to, cut))
+    }
+
+    /// The part after `after` and up to `to`, or the beginning of it. May read the disk.
+    pub fn page(&self, room: &str, after: u64, to: u64) -> Result<StreamPage> {
+        if let Some(page) = self.memory_page(room, after, to) {
+            return Ok(page);
+        }
+        let rows = self.view.rows(room, self.rows_after(after, to)).map_err(|e| unreadable(&e))?;
+        if rows.floor > after {
+            return Err(dropped());
+        }
+        self.page_from(rows, to)
+    }
+
+    /// Adds a host's listener to a room; returns the cursor.
+    pub fn listen(&self, room: &Arc<str>, subscriber: Arc<Subscriber>) -> Result<u64> {
+        self.hub.subscribe(room, subscriber).map_err(|e| unreadable(&e))
+    }
+
+    /// Where a host's stream starts, and whether the position asked for holds. May read the disk.
+    pub fn position(&self, room: &str, start: &Start, cursor: u64) -> Result<(u64, bool)> {
+        let n = match *start {
+            Start::Live => return Ok((cursor, false)),
+            Start::History(n) => n,
+            Start::Since { epoch, offset, history } => {
+                if epoch.is_none_or(|e| e == self.epoch(room)) && offset <= cursor {
+                    let query = RowQuery { limit: 1, ..self.rows_after(offset, cursor) };
+                    let rows = self.view.rows(room, query).map_err(|e| unreadable(&e))?;
+                    if rows.floor <= offset {
+                        return Ok((offset, true));
+                    }
+                }
+                history
+            }
+        };
+        if n == 0 || cursor == 0 {
+            return Ok((cursor, false));
+        }
+        let limit = (n as usize).min(self.limits.history_page);
+        let query = RowQuery { after: 0, before: cursor + 1, limit, backward: true };
+        let rows = self.view.rows(room, query).map_err(|e| unreadable(&e))?;
+        Ok((rows.rows.first().map_or(cursor, |r| r.prev), false))
+    }
+
+    /// At most `max` publications after `after` and up to `to`; none if there are none. May read the disk.
+    pub fn publications(&self, room: &str, after: u64, to: u64, max: usize) -> Result<Vec<Publication>> {
+        let query = RowQuery { limit: max.clamp(1, self.limits.history_page), ..self.rows_after(after, to) };
+        let rows = self.view.rows(room, query).map_err(|e| unreadable(&e))?;
+        if rows.floor > after {
+            return Err(dropped());
+        }
+        self.broker.read(&rows.rows)
+    }
+
+    fn page_from(&self, rows: crate::view::Rows, to: u64) -> Result<StreamPage> {
+        let mut publications = self.broker.read(&rows.rows)?;
+        let fit = self.fitting(publications.iter().map(|p| p.record.body().len()));
+        let cut = rows.more || fit < publications.len();
+        publications.truncate(fit);
+        let reached = if cut { publications.last().map_or(to, Publication::offset) } else { to };
+        Ok(frames_of(&publications, reached))
+    }
+}
+
+impl StreamStart {
+    fn at(offset: u64, recovered: bool) -> StreamStart {
+        StreamStart { offset, recovered, page: StreamPage { reached: offset, ..StreamPage::default() } }
+    }
+}
+
+fn page_of(frames: Vec<Frame>, to: u64, cut: bool) -> StreamPage {
+    let reached = if cut { frames.last().map_or(to, |f| f.offset) } else { to };
+    StreamPage { count: frames.len() as u64, reached, frames: frames.into_iter().map(|f| f.bytes).collect() }
+}
+
+fn frames_of(publications: &[Publication], reached: u64) -> StreamPage {
+    let mut out = Vec::new();
+    for p in publications {
+        frame::publication(&mut out, &p.record, p.prev);
+    }
+    let frames = if out.is_empty() { Vec::new() } else { vec![out.into()] };
+    StreamPage { frames, count: publications.len() as u64, reached }
+}
+
+fn unreadable(e: &crate::view::ViewError) -> Error {
+    Error::new(Code::Unavailable, format!("the view cannot be read: {e}"))
+}
+
+fn dropped() -> Error {
+    Error::new(Code::Unavailable, "what comes next was dropped by the retention while it was read")
+}

@@ -1,0 +1,188 @@
+//! What counts as a duplicate: a pure function of the log.
+//!
+//! A record is a duplicate if its partition holds an earlier record of the same (room, user, id) whose timestamp is at
+//! most the dedupe window before its own, whether or not that one was a duplicate too. A duplicate with another body is a
+//! conflict. So one entry per key is enough: the accepted record's offset and body, and the time of the last record.
+
+use crate::ids::MessageKey;
+use crate::view::IdEntry;
+use std::collections::{HashMap, VecDeque};
+
+/// What the rule says of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It is delivered.
+    Accepted,
+    /// The record accepted at this offset was the same message.
+    Duplicate(u64),
+    /// The record accepted at this offset had the same key and another body.
+    Conflict(u64),
+}
+
+/// Roughly what one entry takes: the map's bucket at its mean load, and the queue's element.
+const ENTRY_BYTES: usize = 112;
+
+/// The ids of one partition that are in memory. Older ones are in the view, which is asked through a function.
+#[derive(Debug)]
+pub struct Ids {
+    window: u64,
+    capacity: usize,
+    map: HashMap<MessageKey, IdEntry>,
+    order: VecDeque<(u64, MessageKey)>,
+    /// Memory holds every id whose last record is at this time or later.
+    complete_since: u64,
+}
+
+impl Ids {
+    /// `complete_since`: 0 where the log is read from its beginning, else the time from which every record will have been seen.
+    pub fn new(window_ms: u64, bytes: usize, complete_since: u64) -> Ids {
+        Ids {
+            window: window_ms,
+            capacity: (bytes / ENTRY_BYTES).max(16),
+            map: HashMap::new(),
+            order: VecDeque::new(),
+            complete_since,
+        }
+    }
+
+    /// How many are in memory.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// The entry that decides a record of `time`, if there is one. `older` looks a key up in the view; it is asked only for
+    /// what memory cannot know.
+    pub fn find<E>(
+        &self,
+        key: MessageKey,
+        time: u64,
+        older: impl FnOnce(u64) -> Result<Option<IdEntry>, E>,
+    ) -> Result<Option<IdEntry>, E> {
+        let oldest = time.saturating_sub(self.window);
+        let entry = match self.map.get(&key) {
+            Some(e) => Some(*e),
+            None if oldest >= self.complete_since => None,
+            None => older(oldest)?,
+        };
+        Ok(entry.filter(|e| e.time >= oldest))
+    }
+
+    /// Decides a record, given the entry that [`Ids::find`] returned, and remembers it. The second value is the entry that
+    /// holds from now on.
+    pub fn decide(
+        &mut self,
+        key: MessageKey,
+        found: Option<IdEntry>,
+        offset: u64,
+        body: u64,
+        time: u64,
+    ) -> (Decision, IdEntry) {
+        let (decision, entry) = match found {
+            None => (Decision::Accepted, IdEntry { offset, body, time }),
+            Some(e) if e.body == body => (Decision::Duplicate(e.offset), IdEntry { time, ..e }),
+            Some(e) => (Decision::Conflict(e.offset), IdEntry { time, ..e }),
+        };
+        self.map.insert(key, entry);
+        self.order.push_back((time, key));
+        self.evict(time);
+        (decision, entry)
+    }
+
+    fn evict(&mut self, now: u64) {
+        while let Some(&(time, key)) = self.order.front() {
+            let old = time.saturating_add(self.window) < now;
+            let full = self.order.len() > self.capacity;
+            if !old && !full {
+                break;
+            }
+            self.order.pop_front();
+            // An entry that was used again has a later place in the queue.
+            if self.map.get(&key).is_some_and(|e| e.time <= time) {
+                self.map.remove(&key);
+                if !old {
+                    self.complete_since = self.complete_since.max(time + 1);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::convert::Infallible;
+
+    /// The definition, literally, over the whole log.
+    fn reference(log: &[(u8, u64, u64)], window: u64) -> Vec<Decision> {
+        let mut out: Vec<Decision> = Vec::new();
+        for (i, &(key, body, time)) in log.iter().enumerate() {
+            let earlier = (0..i).rev().find(|&j| log[j].0 == key && log[j].2 + window >= time);
+            out.push(match earlier {
+                None => Decision::Accepted,
+                Some(mut j) => {
+                    while let Decision::Duplicate(o) | Decision::Conflict(o) = out[j] {
+                        j = o as usize - 1;
+                    }
+                    if log[j].1 == body {
+                        Decision::Duplicate(j as u64 + 1)
+                    } else {
+                        Decision::Conflict(j as u64 + 1)
+                    }
+                }
+            });
+        }
+        out
+    }
+
+    /// Decides `log[from..]` with what a view holds of `log[..from]`, as a node does that starts from a checkpoint.
+    fn run(log: &[(u8, u64, u64)], window: u64, bytes: usize, from: usize) -> Vec<Decision> {
+        let mut view: HashMap<MessageKey, IdEntry> = HashMap::new();
+        let mut out = Vec::new();
+        let since = if from == 0 { 0 } else { log[from - 1].2 + 1 };
+        let mut ids = Ids::new(window, 1 << 20, 0);
+        for (i, &(key, body, time)) in log.iter().enumerate() {
+            if i == from && from > 0 {
+                ids = Ids::new(window, bytes, since);
+            } else if i == 0 {
+                ids = Ids::new(window, bytes, 0);
+            }
+            let key = MessageKey(key as u128);
+            let found = ids
+                .find(key, time, |oldest| {
+                    Ok::<_, Infallible>(view.get(&key).copied().filter(|e| e.time >= oldest))
+                })
+                .unwrap();
+            let (decision, entry) = ids.decide(key, found, i as u64 + 1, body, time);
+            view.insert(key, entry);
+            out.push(decision);
+        }
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn the_rule_is_the_reference_from_any_start(
+            steps in prop::collection::vec((0u8..6, 0u64..2, 0u64..40), 1..120),
+            window in 0u64..60,
+            small in any::<bool>(),
+            from in 0usize..120,
+        ) {
+            let mut time = 1000;
+            let log: Vec<_> = steps.into_iter().map(|(k, b, dt)| { time += dt; (k, b, time) }).collect();
+            let bytes = if small { 1 } else { 1 << 20 };
+            prop_assert_eq!(run(&log, window, bytes, from % log.len()), reference(&log, window));
+        }
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut ids = Ids::new(1_000_000, ENTRY_BYTES * 100, 0);
+        for i in 0..1000 {
+            ids.decide(MessageKey(i), None, i as u64 + 1, 0, 5);
+        }
+        assert_eq!(ids.len(), 100);
+        assert!(ids.complete_since > 5);
+    }
+}

@@ -1,0 +1,65 @@
+//! Brokers order and store messages. The tail turns their records into publications.
+
+pub mod append;
+pub mod embedded;
+pub mod history;
+pub mod ids;
+pub mod memory;
+pub mod storage;
+pub mod tail;
+
+use crate::error::Result;
+use crate::message::{Epoch, Publication};
+use append::Append;
+
+/// Where messages are ordered and stored. Records come out through the [`tail::Tail`] that the broker was made with.
+pub trait Broker: Send + Sync + std::fmt::Debug {
+    /// Hands over publishes, in order; takes them all out of `appends`. Never blocks: what cannot be taken is answered
+    /// `busy` or with the reason through its waiter.
+    fn append(&self, appends: &mut Vec<Append>);
+
+    /// Turns the view's places into publications, in the same order.
+    fn read(&self, rows: &[crate::view::OwnedRow]) -> Result<Vec<Publication>>;
+
+    /// The epoch of a room's stream.
+    fn epoch(&self, room: &str) -> Epoch;
+
+    /// Answers publishes that have waited too long; called every 100 ms.
+    fn sweep(&self);
+
+    /// Whether publishes are stored now, and if not why.
+    fn health(&self) -> Health;
+
+    /// Refuses new publishes, writes what is queued until `deadline_ms` (steady clock) and closes. Returns how many were not
+    /// written; they have been answered.
+    fn stop(&self, deadline_ms: u64) -> Result<u64>;
+}
+
+/// Whether a broker stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Health {
+    /// Publishes are stored.
+    Up,
+    /// The disk is full; publishes are refused until there is room.
+    StorageFull,
+    /// A sync failed; nothing more is stored until the engine is started again.
+    StorageFailed,
+    /// The log has damage that nobody has accepted.
+    LogDamaged,
+    /// Stopped.
+    Stopped,
+}
+
+impl Health {
+    /// The stable name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Health::Up => "up",
+            Health::StorageFull => "storage_full",
+            Health::StorageFailed => "storage_failed",
+            Health::LogDamaged => "log_damaged",
+            Health::Stopped => "stopped",
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! What the embedded and the memory broker share: one log, its tail, and the step from publishes to publications.
+
+use crate::broker::Health;
+use crate::broker::append::{Append, Outcome};
+use crate::broker::tail::{Origin, Tail, check};
+use crate::codes::Code;
+use crate::config::Settings;
+use crate::error::{Error, Result};
+use crate::ids::{MessageKey, random_bytes};
+use crate::log::{Batch, Files, Log, LogError, Place, Reader, State};
+use crate::message::{Publication, Record};
+use crate::metrics::Metrics;
+use crate::room::hub::Hub;
+use crate::view::{Identity, OwnedRow, View, ViewError};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The writer's side of a log: owned by one thread, or by whoever holds its lock.
+#[derive(Debug)]
+pub struct Storage {
+    log: Log,
+    tail: Arc<Tail>,
+    metrics: Arc<Metrics>,
+    batch: Batch,
+    keys: Vec<Option<MessageKey>>,
+    written: Vec<(Record, Place)>,
+    failed: Option<Error>,
+}
+
+/// What [`open`] makes.
+#[derive(Debug)]
+pub struct Opened {
+    /// The writer's side.
+    pub storage: Storage,
+    /// The readers' side.
+    pub reader: Reader,
+    /// The tail.
+    pub tail: Arc<Tail>,
+}
+
+/// The error of a log as the API's error.
+pub fn log_error(e: &LogError) -> Error {
+    let code = match e {
+        LogError::Locked { .. } => Code::DataDirLocked,
+        LogError::Full => Code::StorageFull,
+        LogError::Failed { .. } => Code::StorageFailed,
+        LogError::Damaged => Code::LogDamaged,
+        _ => Code::DataDirUnusable,
+    };
+    Error::new(code, e.to_string())
+}
+
+fn view_error(e: &ViewError) -> Error {
+    Error::new(Code::Unavailable, format!("the view cannot be read: {e}"))
+}
+
+/// Opens a log and brings its view up to it. `view_dir`: where the view lies; none for one in memory.
+pub fn open(
+    files: Arc<dyn Files>,
+    view_dir: Option<PathBuf>,
+    settings: &Settings,
+    metrics: Arc<Metrics>,
+    now_ms: u64,
+) -> Result<Opened> {
+    let log = Log::open(files, &settings.storage, random_bytes(), now_ms).map_err(|e| log_error(&e))?;
+    let reader = log.reader();
+    let identity = Identity { log: log.id(), partitions: 1 };
+    let mut view = match &view_dir {
+        Some(dir) => View::open(dir, identity, &settings.view).map_err(|e| unusable_view(&e))?,
+        None => View::memory(identity, &settings.view),
+    };
+    // A view that is ahead of the log, or of another past of it, is of no use.
+    if let Some(c) = view.checkpoint(0)
+        && !matches!(record_at(&reader, c.sequence), Some(r) if check(&r) == c.check)
+        && c.sequence >= reader.first_sequence()
+        && let Some(dir) = &view_dir
+    {
+        tracing::warn!(sequence = c.sequence, "the view belongs to another log; rebuilding it");
+        drop(view);
+        View::destroy(dir).map_err(|e| unusable_view(&e))?;
+        view = View::open(dir, identity, &settings.view).map_err(|e| unusable_view(&e))?;
+    }
+    let view = Arc::new(view);
+    let hub = Arc::new(Hub::new(view.clone(), &settings.limits, metrics.clone()));
+    let from = view.checkpoint(0).map_or(0, |c| c.sequence) + 1;
+    // From its beginning the log tells everything; later, what lies before is in the view.
+    let complete_since = if from <= reader.first_sequence() {
+        0
+    } else {
+        record_at(&reader, from - 1).map_or(log.last_time(), |r| r.time()) + 1
+    };
+    let tail = Arc::new(Tail::new(0, log.id(), complete_since, view.clone(), hub, settings, metrics.clone()));
+    let mut storage = Storage {
+        log,
+        tail: tail.clone(),
+        metrics,
+        batch: Batch::new(),
+        keys: Vec::new(),
+        written: Vec::new(),
+        failed: None,
+    };
+    storage.catch_up(&reader, from)?;
+    view.trim_below(0, reader.first_sequence()).map_err(|e| view_error(&e))?;
+    storage.metrics.log_first_offset.set(reader.first_sequence());
+    storage.metrics.log_last_offset.set(reader.last_sequence());
+    Ok(Opened { storage, reader, tail })
+}
+
+fn unusable_view(e: &ViewError) -> Error {
+    Error::new(Code::DataDirUnusable, format!("the view cannot be opened: {e}"))
+}
+
+fn record_at(reader: &Reader, sequence: u64) -> Option<Record> {
+    let mut scan = reader.scan(sequence);
+    let batch = scan.next()?.ok()?;
+    batch.into_iter().map(|(r, _)| r).find(|r| r.offset() == sequence)
+}
+
+impl Storage {
+    /// Reads what the view has not seen yet.
+    fn catch_up(&mut self, reader: &Reader, from: u64) -> Result<()> {
+        let mut count = 0u64;
+        for batch in reader.scan(from) {
+            let batch = batch.map_err(|e| log_error(&e))?;
+            let records: Vec<_> = batch
+                .into_iter()
+                .filter(|(r, _)| r.offset() >= from)
+                .map(|(r, p)| (r, p.to_bytes()))
+                .collect();
+            let Some(last) = records.last().map(|r| r.0.offset()) else { continue };
+            let origins = std::iter::repeat_n(Origin::Read, records.len());
+            self.tail.accept(&records, origins, last).map_err(|e| view_error(&e))?;
+            count += records.len() as u64;
+            if self.tail.view().overlay_bytes() > OVERLAY {
+                self.tail.view().flush().map_err(|e| view_error(&e))?;
+            }
+        }
+        if count > 0 {
+            self.tail.view().flush().map_err(|e| view_error(&e))?;
+            tracing::info!(records = count, "the view has read what it lacked of the log");
+        }
+        Ok(())
+    }
+
+    /// Appends as many of `appends` as one batch takes (they leave it), syncs, and lets the tail pass them. Everything that was
+    /// taken is answered when this returns.
+    pub fn step(&mut self, appends: &mut Vec<Append>, now_ms: u64, steady_ms: u64) {
+        let (mut n, mut bytes) = (0, 0);
+        while n < appends.len().min(Batch::MAX_RECORDS)
+            && (n == 0 || bytes + appends[n].size() < Batch::MAX_BYTES)
+        {
+            bytes += appends[n].size();
+            n += 1;
+        }
+        let rest = appends.split_off(n);
+        let mut taken = std::mem::replace(appends, rest);
+        if let Some(error) = &self.failed {
+            self.tail.refuse(taken.drain(..), error);
+            return;
+        }
+        let now_ms = now_ms.max(self.log.last_time());
+        self.tail.admit(&mut taken, &mut self.keys, now_ms, steady_ms);
+        if taken.is_empty() {
+            return;
+        }
+        self.batch.clear();
+        for a in &taken {
+            self.batch.push(a.kind, &a.room, &a.user, &a.id, &a.data);
+        }
+        self.written.clear();
+        let size = self.batch.bytes() as u64;
+        match self.log.append(&mut self.batch, now_ms, &mut self.written) {
+            Ok(()) => {
+                self.metrics.storage_refusing.set(0);
+                self.metrics.log_batches.inc();
+                self.metrics.log_bytes.add(size);
+            }
+            Err(e) => return self.append_failed(&e),
+        }
+        let records: Vec<_> = self.written.drain(..).map(|(r, p)| (r, p.to_bytes())).collect();
+        let Some(last) = records.last().map(|r| r.0.offset()) else { return };
+        self.metrics.log_last_offset.set(last);
+        let origins = self.keys.iter().map(|k| Origin::Own(*k));
+        if let Err(e) = self.tail.accept(&records, origins, last) {
+            // The messages are stored but this node cannot show them any more: refuse to go on rather than to diverge.
+            tracing::error!(error = %e, "the view failed; restart the engine and it will be rebuilt from the log");
+            let error = Error::new(Code::StorageFailed, "the view failed; it is rebuilt at the next start");
+            self.tail.fail(&Outcome::Unknown(Error::new(Code::Unknown, error.message())));
+            self.failed = Some(error);
+            self.metrics.storage_refusing.set(1);
+        }
+        if self.tail.view().overlay_bytes() > 2 * OVERLAY
+            && let Err(e) = self.tail.view().flush()
+        {
+            tracing::error!(error = %e, "the view cannot be written");
+        }
+    }
+
+    fn append_failed(&mut self, e: &LogError) {
+        let error = log_error(e);
+        if self.metrics.storage_refusing.get() == 0 {
+            tracing::error!(error = %e, "the log refuses to store");
+        }
+        self.metrics.storage_refusing.set(1);
+        match error.code() {
+            // Certainly nothing of it is in the log.
+            Code::StorageFull | Code::LogDamaged => self.tail.fail(&Outcome::NotStored(error)),
+            _ => {
+                self.tail.fail(&Outcome::Unknown(Error::new(Code::Unknown, error.message())));
+                self.failed = Some(Error::new(Code::StorageFailed, error.message()));
+            }
+        }
+    }
+
+    /// About once a second: the synced mark, retention.
+    pub fn tick(&mut self, now_ms: u64) {
+        match self.log.tick(now_ms) {
+            Ok(Some(first)) => {
+                self.metrics.log_first_offset.set(first);
+                if let Err(e) = self.tail.view().trim_below(0, first) {
+                    tracing::warn!(error = %e, "the view cannot drop what the log no longer holds");
+                }
+            }
+            Ok(None) => {}
+            Err(e) => tracing::warn!(error = %e, "the log's upkeep failed"),
+        }
+    }
+
+    /// Whether it stores.
+    pub fn health(&self) -> Health {
+        match (self.failed.is_some(), self.log.state()) {
+            (true, _) | (_, State::Failed) => Health::StorageFailed,
+            (_, State::Damaged) => Health::LogDamaged,
+            (_, State::Full) => Health::StorageFull,
+            _ => Health::Up,
+        }
+    }
+
+    /// Syncs and closes.
+    pub fn close(self) -> Result<()> {
+        let flushed = self.tail.view().flush();
+        self.log.close().map_err(|e| log_error(&e))?;
+        flushed.map(drop).map_err(|e| view_error(&e))
+    }
+}
+
+/// The view is flushed by the writer itself once this much waits; usually the view's own thread is quicker.
+pub const OVERLAY: usize = 16 << 20;
+
+/// Rows as publications, by reading their places.
+pub fn read(reader: &Reader, rows: &[OwnedRow]) -> Result<Vec<Publication>> {
+    rows.iter()
+        .map(|row| {
+            let place = Place::from_bytes(row.place.as_ref().try_into().unwrap_or_default());
+            let record = reader.read(&place, row.offset).map_err(|e| {
+                Error::new(Code::Unavailable, format!("a record of the log cannot be read: {e}"))
+            })?;
+            Ok(Publication { record, prev: row.prev })
+        })
+        .collect()
+}

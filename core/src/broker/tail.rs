@@ -1,0 +1,343 @@
+//! The tail: the one place where records become publications.
+//!
+//! Records come in log order. Each is decided (accepted, duplicate, conflict), accepted ones become rows of the view and then
+//! go to the hub, and the publishes that wait for them are answered at that place in the room's order.
+
+use crate::broker::append::{Ack, Append, Outcome, Reply, Waiter};
+use crate::broker::ids::{Decision, Ids};
+use crate::codes::Code;
+use crate::config::Settings;
+use crate::error::Error;
+use crate::ids::{HashKey, MessageKey};
+use crate::message::{Epoch, Position, Record};
+use crate::metrics::Metrics;
+use crate::room::hub::{Accepted, Answer, Hub};
+use crate::view::{Checkpoint, IdEntry, Row, View, ViewError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The tail of one partition. The embedded log has one.
+#[derive(Debug)]
+pub struct Tail {
+    partition: u32,
+    view: Arc<View>,
+    hub: Arc<Hub>,
+    key: HashKey,
+    metrics: Arc<Metrics>,
+    timeout_ms: u64,
+    epoch_seed: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    ids: Ids,
+    /// Publishes with an id that are on their way, by key. The first of a key is the one that was appended.
+    keyed: HashMap<MessageKey, Vec<Waiting>>,
+    /// Publishes without an id, in the order in which they were appended in the batch under way.
+    unkeyed: Vec<Option<Waiting>>,
+    /// When the batch under way was admitted (steady clock), if there is one.
+    since_ms: Option<u64>,
+}
+
+/// A publish that waits for the tail to pass its record.
+#[derive(Debug)]
+struct Waiting {
+    body: u64,
+    room: Arc<str>,
+    id: Box<str>,
+    waiter: Waiter,
+}
+
+/// What a record's key is, and whether the tail knows already that no earlier record has it.
+#[derive(Clone, Copy, Debug)]
+pub enum Origin {
+    /// Appended through [`Tail::admit`] of this process just now.
+    Own(Option<MessageKey>),
+    /// Read from a log.
+    Read,
+}
+
+impl Tail {
+    /// `complete_since`: see [`Ids::new`]. `log`: the log's identity, which the epochs come from.
+    pub fn new(
+        partition: u32,
+        log: [u8; 16],
+        complete_since: u64,
+        view: Arc<View>,
+        hub: Arc<Hub>,
+        settings: &Settings,
+        metrics: Arc<Metrics>,
+    ) -> Tail {
+        let ids = Ids::new(settings.dedupe_window_ms, settings.limits.ids_bytes, complete_since);
+        Tail {
+            partition,
+            key: view.hash_key(),
+            view,
+            hub,
+            metrics,
+            timeout_ms: settings.limits.publish_timeout_ms,
+            epoch_seed: u64::from_le_bytes([log[0], log[1], log[2], log[3], log[4], log[5], log[6], log[7]]),
+            state: Mutex::new(State { ids, keyed: HashMap::new(), unkeyed: Vec::new(), since_ms: None }),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The view that it feeds.
+    pub fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    /// The hub that it feeds.
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
+    /// The epoch of a room: the same for every start of this log, another for another log.
+    pub fn epoch(&self, room: &str) -> Epoch {
+        let seed = HashKey([self.epoch_seed.to_le_bytes(), [0x6b; 8]].concat().try_into().unwrap_or([0; 16]));
+        Epoch(seed.body(0, room.as_bytes()))
+    }
+
+    /// Looks at publishes before they are appended. Those whose id was accepted already are answered, those whose id is under way
+    /// wait for that one; the rest stay in `appends`, with the key of each in `keys`.
+    pub fn admit(
+        &self,
+        appends: &mut Vec<Append>,
+        keys: &mut Vec<Option<MessageKey>>,
+        now_ms: u64,
+        steady_ms: u64,
+    ) {
+        keys.clear();
+        let mut done = Vec::new();
+        let mut state = self.lock();
+        let state = &mut *state;
+        state.since_ms = Some(steady_ms);
+        state.unkeyed.clear();
+        let all = std::mem::take(appends);
+        appends.reserve(all.len());
+        for mut a in all {
+            if a.id.is_empty() {
+                let waiter = std::mem::replace(&mut a.waiter, Waiter::Nobody);
+                state.unkeyed.push(Some(Waiting { body: 0, room: a.room.clone(), id: "".into(), waiter }));
+                keys.push(None);
+                appends.push(a);
+                continue;
+            }
+            let key = self.key.message(&a.room, &a.user, &a.id);
+            let body = self.key.body(a.kind as u8, &a.data);
+            let found = match state.ids.find(key, now_ms, |oldest| self.view.id(key, oldest)) {
+                Ok(found) => found,
+                Err(e) => {
+                    let error = Error::new(Code::Unavailable, format!("the view cannot be read: {e}"));
+                    done.push((a.waiter, a.room, a.id, Outcome::NotStored(error)));
+                    continue;
+                }
+            };
+            if let Some(entry) = found {
+                let outcome = if entry.body == body {
+                    Outcome::Stored { offset: entry.offset, duplicate: true }
+                } else {
+                    conflict()
+                };
+                done.push((a.waiter, a.room, a.id, outcome));
+                continue;
+            }
+            let waiting = state.keyed.entry(key).or_default();
+            let first = waiting.is_empty();
+            if first {
+                let waiter = std::mem::replace(&mut a.waiter, Waiter::Nobody);
+                waiting.push(Waiting { body, room: a.room.clone(), id: a.id.clone(), waiter });
+                keys.push(Some(key));
+                appends.push(a);
+            } else {
+                let waiter = a.waiter;
+                waiting.push(Waiting { body, room: a.room, id: a.id, waiter });
+            }
+        }
+        let replies = self.settle(done);
+        self.hub.reply(replies);
+    }
+
+    /// Takes records in log order with their places in the log. `check` is the hash of the last one, for the view's checkpoint.
+    pub fn accept(
+        &self,
+        records: &[(Record, [u8; 16])],
+        origins: impl Iterator<Item = Origin>,
+        sequence: u64,
+    ) -> Result<(), ViewError> {
+        let Some((newest, _)) = records.last() else { return Ok(()) };
+        let checkpoint = Checkpoint { sequence, check: check(newest) };
+        let mut accepted: Vec<Accepted> = Vec::with_capacity(records.len());
+        let mut places: Vec<usize> = Vec::with_capacity(records.len());
+        let mut ids: Vec<(MessageKey, IdEntry)> = Vec::new();
+        let mut answers = Vec::new();
+        let mut promises = Vec::new();
+        {
+            let mut state = self.lock();
+            let state = &mut *state;
+            let mut unkeyed = std::mem::take(&mut state.unkeyed).into_iter();
+            for (i, ((record, _), origin)) in records.iter().zip(origins).enumerate() {
+                let (waiting, decision) = match origin {
+                    Origin::Own(None) => (unkeyed.next().flatten().into_iter().collect(), Decision::Accepted),
+                    Origin::Read if record.given_id().is_empty() => (Vec::new(), Decision::Accepted),
+                    Origin::Own(Some(key)) => {
+                        let body = self.key.body(record.kind() as u8, record.data_slice());
+                        let (decision, entry) =
+                            state.ids.decide(key, None, record.offset(), body, record.time());
+                        ids.push((key, entry));
+                        (state.keyed.remove(&key).unwrap_or_default(), decision)
+                    }
+                    Origin::Read => {
+                        let key = self.key.message(record.room(), record.user(), record.given_id());
+                        let body = self.key.body(record.kind() as u8, record.data_slice());
+                        let found = state.ids.find(key, record.time(), |oldest| self.view.id(key, oldest))?;
+                        let (decision, entry) =
+                            state.ids.decide(key, found, record.offset(), body, record.time());
+                        ids.push((key, entry));
+                        (state.keyed.remove(&key).unwrap_or_default(), decision)
+                    }
+                };
+                let body = match (&decision, waiting.is_empty()) {
+                    (Decision::Accepted, true) => 0,
+                    _ if record.given_id().is_empty() => 0,
+                    _ => self.key.body(record.kind() as u8, record.data_slice()),
+                };
+                if decision == Decision::Accepted {
+                    let name =
+                        waiting.first().map_or_else(|| record.room().into(), |w: &Waiting| w.room.clone());
+                    accepted.push(Accepted::new(record.clone(), name));
+                    places.push(i);
+                }
+                let mut own = decision == Decision::Accepted;
+                for w in waiting {
+                    let outcome = match decision {
+                        Decision::Accepted if w.body == body => {
+                            Outcome::Stored { offset: record.offset(), duplicate: !own }
+                        }
+                        Decision::Duplicate(offset) if w.body == body => {
+                            Outcome::Stored { offset, duplicate: true }
+                        }
+                        _ => conflict(),
+                    };
+                    let answers_own = own && matches!(outcome, Outcome::Stored { duplicate: false, .. });
+                    own &= !answers_own;
+                    self.count(&outcome);
+                    match w.waiter {
+                        Waiter::Connection { key, reference } => answers.push(Answer {
+                            after: accepted.len(),
+                            own: answers_own,
+                            reply: Reply { key, reference, room: w.room, id: w.id, outcome },
+                        }),
+                        Waiter::Host(promise) => promises.push((promise, w.room, w.id, outcome)),
+                        Waiter::Nobody => {}
+                    }
+                }
+            }
+            state.since_ms = None;
+            self.metrics.ids.set(state.ids.len() as u64);
+        }
+        self.hub.place(&mut accepted)?;
+        let rows: Vec<Row<'_>> = accepted
+            .iter()
+            .zip(&places)
+            .map(|(a, &i)| Row {
+                room: &a.room,
+                offset: a.record.offset(),
+                prev: a.prev,
+                place: &records[i].1,
+            })
+            .collect();
+        self.view.add(self.partition, &rows, &ids, checkpoint);
+        self.hub.publish(&accepted, answers);
+        for (promise, room, id, outcome) in promises {
+            promise.fill(self.host_answer(&room, &id, outcome));
+        }
+        Ok(())
+    }
+
+    /// Answers everything admitted and not passed, because the append failed.
+    pub fn fail(&self, outcome: &Outcome) {
+        let mut done = Vec::new();
+        {
+            let mut state = self.lock();
+            state.since_ms = None;
+            let unkeyed = std::mem::take(&mut state.unkeyed);
+            let keyed = std::mem::take(&mut state.keyed);
+            for w in unkeyed.into_iter().flatten().chain(keyed.into_values().flatten()) {
+                done.push((w.waiter, w.room, w.id, outcome.clone()));
+            }
+        }
+        let replies = self.settle(done);
+        self.hub.reply(replies);
+    }
+
+    /// Answers *unknown* to everything that was admitted longer ago than the publish timeout. The records may still pass; nobody
+    /// waits for them then.
+    pub fn sweep(&self, steady_ms: u64) {
+        if self.lock().since_ms.is_some_and(|s| s + self.timeout_ms < steady_ms) {
+            self.fail(&Outcome::Unknown(Error::new(
+                Code::Unknown,
+                "the log did not answer in time; retry with the same message id",
+            )));
+        }
+    }
+
+    /// Answers publishes outside any batch.
+    pub fn refuse(&self, appends: impl Iterator<Item = Append>, error: &Error) {
+        let done = appends.map(|a| (a.waiter, a.room, a.id, Outcome::NotStored(error.clone()))).collect();
+        let replies = self.settle(done);
+        self.hub.reply(replies);
+    }
+
+    fn settle(&self, done: Vec<(Waiter, Arc<str>, Box<str>, Outcome)>) -> Vec<Reply> {
+        let mut replies = Vec::new();
+        for (waiter, room, id, outcome) in done {
+            self.count(&outcome);
+            match waiter {
+                Waiter::Connection { key, reference } => {
+                    replies.push(Reply { key, reference, room, id, outcome })
+                }
+                Waiter::Host(promise) => promise.fill(self.host_answer(&room, &id, outcome)),
+                Waiter::Nobody => {}
+            }
+        }
+        replies
+    }
+
+    fn count(&self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Stored { duplicate: false, .. } => self.metrics.publishes_stored.inc(),
+            Outcome::Stored { .. } => self.metrics.publishes_duplicate.inc(),
+            Outcome::NotStored(e) if e.code() == Code::Conflict => self.metrics.publishes_conflict.inc(),
+            Outcome::NotStored(_) => self.metrics.publishes_refused.inc(),
+            Outcome::Unknown(_) => self.metrics.publishes_unknown.inc(),
+        }
+    }
+
+    fn host_answer(&self, room: &str, id: &str, outcome: Outcome) -> Result<Ack, Error> {
+        match outcome {
+            Outcome::Stored { offset, duplicate } => Ok(Ack {
+                position: Position { epoch: self.epoch(room), offset },
+                id: if id.is_empty() { format!("~{offset}") } else { id.to_string() },
+                duplicate,
+            }),
+            Outcome::NotStored(e) | Outcome::Unknown(e) => Err(e),
+        }
+    }
+}
+
+fn conflict() -> Outcome {
+    Outcome::NotStored(Error::new(
+        Code::Conflict,
+        "this message id was used for another body; give each message an id of its own",
+    ))
+}
+
+/// A hash of a record that tells this log from another one; for the view's checkpoint.
+pub fn check(record: &Record) -> u64 {
+    (record.offset() << 32) ^ record.time() ^ u64::from(crc32c::crc32c(record.body()))
+}

@@ -1,0 +1,252 @@
+//! Configuring and starting an engine.
+
+use super::housekeeping;
+use super::{Engine, Inner, Running};
+use crate::broker::Broker;
+use crate::broker::embedded::EmbeddedBroker;
+use crate::broker::history::History;
+use crate::broker::memory::MemoryBroker;
+use crate::broker::tail::Tail;
+use crate::clock::{Clock, SystemClock};
+use crate::codes::Code;
+use crate::config::Settings;
+use crate::error::{Error, Result};
+use crate::events::Events;
+use crate::hooks::{Authorizer, PublishHook};
+use crate::ids::random_bytes;
+use crate::metrics::Metrics;
+use crate::room::hub::ShardPort;
+use crate::room::presence::Presence;
+use crate::server::admission::Admission;
+use crate::server::hookpool::{HookPool, Hooks};
+use crate::server::http::Site;
+use crate::server::listener;
+use crate::server::reader::Readers;
+use crate::server::shard::Starting;
+use crate::server::shared::Shared;
+use crate::session::Policy;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, Mutex, mpsc};
+use tokio::sync::watch;
+
+/// Settings and components of an engine that is to be started.
+#[derive(Default)]
+pub struct Builder {
+    settings: Settings,
+    hooks: Hooks,
+    page: Option<String>,
+    clock: Option<Arc<dyn Clock>>,
+}
+
+impl Builder {
+    /// Replaces all settings.
+    pub fn settings(mut self, settings: Settings) -> Builder {
+        self.settings = settings;
+        self
+    }
+
+    /// Where messages are kept: a directory, or `memory`; see [`Settings::log`].
+    pub fn log(mut self, log: &str) -> Builder {
+        self.settings.log = log.into();
+        self
+    }
+
+    /// Adds an address to listen on: `host:port` or `[ipv6]:port`; port 0 picks a free one.
+    pub fn listen(mut self, address: &str) -> Builder {
+        self.settings.listen.push(address.into());
+        self
+    }
+
+    /// Who decides who may connect and join. Default: everybody may.
+    pub fn authorizer(mut self, authorizer: Arc<dyn Authorizer>) -> Builder {
+        self.hooks.authorizer = Some(authorizer);
+        self
+    }
+
+    /// Who looks at what clients publish. Default: nobody.
+    pub fn publish_hook(mut self, hook: Arc<dyn PublishHook>) -> Builder {
+        self.hooks.publish = Some(hook);
+        self
+    }
+
+    /// The HTML page at `/`. Default: none.
+    pub fn page(mut self, html: &str) -> Builder {
+        self.page = Some(html.into());
+        self
+    }
+
+    /// Another clock; for tests.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Builder {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// Opens the log, brings the view up to it, binds the addresses and starts. Waits for all of that.
+    ///
+    /// Errors: `invalid_config`, `data_dir_locked`, `data_dir_unusable`, `address_unusable`. A log with damage that nobody has
+    /// accepted starts: it can be read, publishes fail with `log_damaged`.
+    pub fn start(self) -> Result<Engine> {
+        let settings = self.settings;
+        check(&settings)?;
+        // Addresses first: a port in use should not cost the opening of a large log.
+        let listeners = settings.listen.iter().map(|a| listener::bind(a)).collect::<Result<Vec<_>>>()?;
+        let addresses = listener::addresses(&listeners);
+        let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
+        let metrics = Arc::new(Metrics::default());
+        let (broker, tail): (Arc<dyn Broker>, Arc<Tail>) = if settings.log == "memory" {
+            let broker = MemoryBroker::new(&settings, clock.clone(), metrics.clone())?;
+            let tail = broker.tail().clone();
+            (Arc::new(broker), tail)
+        } else {
+            let dir = Path::new(&settings.log);
+            let broker = EmbeddedBroker::open(dir, &settings, clock.clone(), metrics.clone())?;
+            let tail = broker.tail().clone();
+            (Arc::new(broker), tail)
+        };
+        let (view, hub) = (tail.view().clone(), tail.hub().clone());
+        let history = Arc::new(History::new(broker.clone(), view.clone(), hub.clone(), &settings.limits));
+        let count = match settings.shards {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            n => n,
+        };
+        let reads = count * settings.limits.history_reads.max(1);
+        let readers = Readers::start(&history, reads).map_err(no_thread)?;
+        let hooked = self.hooks.authorizer.is_some() || self.hooks.publish.is_some();
+        let policy = Policy {
+            limits: settings.limits.clone(),
+            authorizer: self.hooks.authorizer.is_some(),
+            publish_hook: self.hooks.publish.is_some(),
+            open_users: settings.open_users,
+        };
+        let pool = if hooked {
+            Some(HookPool::start(self.hooks, settings.limits.hook_queue, &metrics).map_err(no_thread)?)
+        } else {
+            None
+        };
+        let shared = Arc::new(Shared {
+            broker,
+            hub: hub.clone(),
+            history,
+            presence: Arc::new(Presence::new(settings.limits.presence_names)),
+            readers,
+            hooks: pool,
+            events: Arc::new(Events::new(settings.limits.event_queue, metrics.clone())),
+            metrics,
+            clock,
+            connection_seed: u64::from_le_bytes(random_bytes()),
+            policy,
+        });
+        let starting: Vec<Starting> =
+            (0..count as u32).map(Starting::new).collect::<std::io::Result<_>>().map_err(no_thread)?;
+        let shards: Vec<_> = starting.iter().map(|s| s.inbox.clone()).collect();
+        hub.set_ports(shards.iter().map(|s| s.clone() as Arc<dyn ShardPort>).collect());
+        let site = Arc::new(Site {
+            shared: shared.clone(),
+            admission: Arc::new(Admission::new(&settings.limits)),
+            shards,
+            next: AtomicUsize::new(0),
+            origins: settings.origins.clone(),
+            page: self.page.map(Into::into),
+            stopping: AtomicBool::new(false),
+        });
+        let (ended, shard_ended) = mpsc::channel();
+        let threads = starting
+            .into_iter()
+            .map(|s| s.start(shared.clone(), ended.clone()))
+            .collect::<std::io::Result<Vec<_>>>()
+            .map_err(no_thread)?;
+        let (io_stop, stopping) = watch::channel(false);
+        let io = {
+            let (site, shared) = (site.clone(), shared.clone());
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .max_blocking_threads(4)
+                .thread_name("klatch-blocking")
+                .build()
+                .map_err(no_thread)?;
+            std::thread::Builder::new()
+                .name("klatch-io".into())
+                .spawn(move || {
+                    for l in listeners {
+                        runtime.spawn(listener::accept(l, site.clone(), stopping.clone()));
+                    }
+                    runtime.block_on(housekeeping::run(shared, stopping));
+                    runtime.shutdown_timeout(std::time::Duration::from_millis(100));
+                })
+                .map_err(no_thread)?
+        };
+        let (keeper_stop, stop) = mpsc::channel();
+        let keeper = {
+            let (view, window) = (view.clone(), settings.dedupe_window_ms);
+            std::thread::Builder::new()
+                .name("klatch-view".into())
+                .spawn(move || housekeeping::keep_view(&view, &shared, window, &stop))
+                .map_err(no_thread)?
+        };
+        let running = Running { shards: threads, shard_ended, io, io_stop, keeper, keeper_stop };
+        Ok(Engine(Arc::new(Inner {
+            site,
+            view,
+            addresses,
+            stopped: AtomicBool::new(false),
+            running: Mutex::new(Some(running)),
+        })))
+    }
+}
+
+impl std::fmt::Debug for Builder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Builder").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+fn no_thread(e: std::io::Error) -> Error {
+    Error::new(Code::Internal, format!("the system refused a thread or descriptor: {e}"))
+}
+
+fn check(s: &Settings) -> Result<()> {
+    let bad = |text: String| Err(Error::new(Code::InvalidConfig, text));
+    if s.log.is_empty() {
+        return bad("log must name a directory, or be memory".into());
+    }
+    if s.log.contains("://") {
+        return bad(format!("log: no broker serves {}; name a directory, or memory", s.log));
+    }
+    if !(64 << 10..=1 << 30).contains(&s.storage.segment_bytes) {
+        return bad("storage.segment_bytes must be between 64 KiB and 1 GiB".into());
+    }
+    if s.shards > 1024 {
+        return bad("shards: at most 1024".into());
+    }
+    let l = &s.limits;
+    if l.name_bytes == 0 || l.name_bytes > 255 {
+        return bad("limits.name_bytes must be between 1 and 255".into());
+    }
+    if l.message_bytes == 0 || l.message_bytes > 1 << 20 {
+        return bad("limits.message_bytes must be between 1 and 1 MiB".into());
+    }
+    for (name, value) in [
+        ("outbound_bytes", l.outbound_bytes as u64),
+        ("history_page", l.history_page as u64),
+        ("append_queue", l.append_queue as u64),
+        ("append_queue_bytes", l.append_queue_bytes as u64),
+        ("headers", l.headers as u64),
+        ("json_depth", l.json_depth as u64),
+        ("heartbeat_ms", l.heartbeat_ms),
+        ("heartbeat_timeout_ms", l.heartbeat_timeout_ms),
+        ("handshake_timeout_ms", l.handshake_timeout_ms),
+        ("publish_timeout_ms", l.publish_timeout_ms),
+        ("hook_timeout_ms", l.hook_timeout_ms),
+    ] {
+        if value == 0 {
+            return bad(format!("limits.{name} must not be 0"));
+        }
+    }
+    for origin in &s.origins {
+        if origin != "*" && !origin.contains("://") {
+            return bad(format!("origins: {origin} is none; write https://host, https://*.host, or *"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,80 @@
+//! What an engine does by the clock: late publishes, presence events, the view's flushes.
+
+use crate::broker::Health;
+use crate::codes::Code;
+use crate::events::Event;
+use crate::protocol::frame;
+use crate::protocol::native::encode;
+use crate::server::shared::Shared;
+use crate::view::View;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// How often late publishes are looked for.
+const SWEEP: Duration = Duration::from_millis(100);
+/// How often the view is flushed.
+const FLUSH: Duration = Duration::from_millis(500);
+
+/// Runs on the engine's tokio thread until `stop` turns true.
+pub(super) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+    let gather = Duration::from_millis(shared.policy.limits.presence_gather_ms.max(1));
+    let mut sweep = tokio::time::interval(SWEEP);
+    let mut presence = tokio::time::interval(gather);
+    let mut health = Health::Up;
+    loop {
+        tokio::select! {
+            _ = sweep.tick() => {
+                shared.broker.sweep();
+                let now = shared.broker.health();
+                if now != health {
+                    health = now;
+                    shared.events.push(|| Event::Storage { refusing: refusing(now) });
+                }
+            }
+            _ = presence.tick() => presence_events(&shared),
+            _ = stop.changed() => return,
+        }
+    }
+}
+
+fn refusing(health: Health) -> Option<Code> {
+    match health {
+        Health::Up => None,
+        Health::StorageFull => Some(Code::StorageFull),
+        Health::StorageFailed => Some(Code::StorageFailed),
+        Health::LogDamaged => Some(Code::LogDamaged),
+        Health::Stopped => Some(Code::Stopped),
+    }
+}
+
+fn presence_events(shared: &Shared) {
+    for event in shared.presence.gather() {
+        let mut out = Vec::new();
+        let changes = event.changes.as_ref().map(|(joined, left)| (joined.as_slice(), left.as_slice()));
+        frame::text(&mut out, |out| {
+            encode::presence_event(out, &event.room, changes, u64::from(event.count))
+        });
+        shared.hub.presence(&event.room, &out.into());
+    }
+}
+
+/// Flushes the view until it is told to end.
+pub(super) fn keep_view(view: &View, shared: &Shared, window_ms: u64, stop: &Receiver<()>) {
+    let mut failing = false;
+    while stop.recv_timeout(FLUSH) == Err(RecvTimeoutError::Timeout) {
+        if view.overlay_bytes() == 0 {
+            continue;
+        }
+        match view.flush() {
+            Ok(_) => failing = false,
+            Err(e) if !failing => {
+                failing = true;
+                tracing::error!(error = %e, "the view cannot be written; it is rebuilt from the log at the next start");
+            }
+            Err(_) => {}
+        }
+        view.forget_ids(shared.clock.wall_ms(), window_ms);
+    }
+}

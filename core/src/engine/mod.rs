@@ -1,0 +1,300 @@
+//! The engine: a thin facade over broker, rooms and server. Every verb here has the same name in every language.
+
+mod builder;
+mod housekeeping;
+mod publishing;
+mod subscription;
+
+pub use crate::broker::append::Ack;
+pub use crate::broker::history::HistoryPage;
+pub use crate::room::presence::PresenceList;
+pub use crate::room::subscriber::Ended;
+pub use builder::Builder;
+pub use publishing::{Message, Publishing};
+pub use subscription::Subscription;
+
+use crate::broker::Health;
+use crate::broker::append::{Append, Promise, Waiter};
+use crate::codes::{Code, Disconnect};
+use crate::command::{HistoryQuery, Start};
+use crate::error::{Error, Result};
+use crate::events::EventStream;
+use crate::ids::{check_id, check_name};
+use crate::message::Kind;
+use crate::metrics::Metrics;
+use crate::protocol::frame;
+use crate::protocol::native::{encode, text};
+use crate::server::http::Site;
+use crate::server::inbox::{Item, Target};
+use crate::view::View;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// A running engine. Clones are handles to the same one. When the last handle is dropped without [`Engine::stop`] it stops as
+/// with a timeout of one second.
+///
+/// All methods may be called from any thread, also from hooks. Those that wait say so; none needs an async runtime, and the
+/// engine's own threads never depend on the caller's.
+#[derive(Clone, Debug)]
+pub struct Engine(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    site: Arc<Site>,
+    view: Arc<View>,
+    addresses: Vec<SocketAddr>,
+    stopped: AtomicBool,
+    running: Mutex<Option<Running>>,
+}
+
+/// The engine's threads, and how each is told to end.
+#[derive(Debug)]
+struct Running {
+    shards: Vec<JoinHandle<()>>,
+    /// Gets a message when a shard has ended.
+    shard_ended: Receiver<()>,
+    io: JoinHandle<()>,
+    io_stop: watch::Sender<bool>,
+    keeper: JoinHandle<()>,
+    keeper_stop: Sender<()>,
+}
+
+/// What a stop left undone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stopped {
+    /// Publishes that were not written within the timeout; each has been answered.
+    pub unwritten: u64,
+}
+
+/// Whom [`Engine::kick`] means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whom {
+    /// One connection, by its id.
+    Connection(String),
+    /// Every connection of a user.
+    User(String),
+}
+
+impl Engine {
+    /// Begins to configure an engine.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// The addresses that it listens on, in the order of the settings; ports that were 0 are filled in.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.0.addresses
+    }
+
+    /// Stores and delivers a message. The answer can be awaited or waited for; see [`Publishing`]. Does not wait itself.
+    ///
+    /// Messages that one thread publishes to one room are stored in that order. No rate limit and no hook holds for the host.
+    pub fn publish(&self, message: Message) -> Publishing {
+        let promise = Arc::new(Promise::new());
+        match self.append_of(message, &promise) {
+            Ok(append) => self.0.site.shared.broker.append(&mut vec![append]),
+            Err(e) => promise.fill(Err(e)),
+        }
+        Publishing(promise)
+    }
+
+    /// Stores and delivers several messages, in order: cheaper than one by one.
+    pub fn publish_batch(&self, messages: Vec<Message>) -> Vec<Publishing> {
+        let mut appends = Vec::with_capacity(messages.len());
+        let mut answers = Vec::with_capacity(messages.len());
+        for message in messages {
+            let promise = Arc::new(Promise::new());
+            match self.append_of(message, &promise) {
+                Ok(append) => appends.push(append),
+                Err(e) => promise.fill(Err(e)),
+            }
+            answers.push(Publishing(promise));
+        }
+        self.0.site.shared.broker.append(&mut appends);
+        answers
+    }
+
+    fn append_of(&self, m: Message, promise: &Arc<Promise>) -> Result<Append> {
+        self.running()?;
+        let limits = &self.0.site.shared.policy.limits;
+        check_name("room", &m.room, limits.name_bytes)?;
+        if !m.user.is_empty() {
+            check_name("user", &m.user, limits.name_bytes)?;
+        }
+        if !m.id.is_empty() {
+            check_id(&m.id)?;
+        }
+        if m.data.len() > limits.message_bytes {
+            let text = format!(
+                "a message has at most {} bytes, this one has {}",
+                limits.message_bytes,
+                m.data.len()
+            );
+            return Err(Error::new(Code::TooLarge, text));
+        }
+        if m.kind == Kind::Json {
+            let json = std::str::from_utf8(&m.data)
+                .map_err(|_| Error::new(Code::InvalidData, "JSON must be UTF-8"))?;
+            text::check_value(json, limits.json_depth)?;
+        }
+        Ok(Append {
+            room: m.room.into(),
+            user: m.user.into(),
+            id: m.id.into(),
+            kind: m.kind,
+            data: m.data.into(),
+            waiter: Waiter::Host(promise.clone()),
+        })
+    }
+
+    fn running(&self) -> Result<()> {
+        if self.0.stopped.load(Ordering::Acquire) {
+            return Err(Error::new(Code::Stopped, "the engine has been stopped"));
+        }
+        Ok(())
+    }
+
+    /// Listens to a room: what `start` says of its history, then everything that comes, without gap or double. May read the disk.
+    pub fn subscribe(&self, room: &str, start: Start) -> Result<Subscription> {
+        self.running()?;
+        check_name("room", room, self.0.site.shared.policy.limits.name_bytes)?;
+        Subscription::open(&self.0.site.shared, room, start)
+    }
+
+    /// Reads a page of a room's history. May read the disk.
+    pub fn history(&self, room: &str, query: HistoryQuery) -> Result<HistoryPage> {
+        self.running()?;
+        check_name("room", room, self.0.site.shared.policy.limits.name_bytes)?;
+        self.0.site.shared.history.query(room, &query)
+    }
+
+    /// Who is in a room, on this node.
+    pub fn presence(&self, room: &str) -> PresenceList {
+        self.0.site.shared.presence.list(room)
+    }
+
+    /// Delivers an event to a room's members without storing it. `json` is its data, `user` its sender (empty: anonymous).
+    pub fn signal(&self, room: &str, user: &str, name: &str, json: &str) -> Result<()> {
+        self.running()?;
+        let limits = &self.0.site.shared.policy.limits;
+        check_name("room", room, limits.name_bytes)?;
+        check_name("event", name, limits.name_bytes)?;
+        if !user.is_empty() {
+            check_name("user", user, limits.name_bytes)?;
+        }
+        if json.len() > limits.message_bytes {
+            return Err(Error::new(Code::TooLarge, "the signal's data is larger than message_bytes"));
+        }
+        let json = text::check_value(json, limits.json_depth)?;
+        let mut out = Vec::new();
+        frame::text(&mut out, |out| encode::signal(out, room, user, name, json));
+        self.0.site.shared.hub.signal(room, None, &out.into());
+        Ok(())
+    }
+
+    /// Takes a connection or a user's connections out of a room, or, without a room, closes them with `kicked`, which tells their
+    /// clients not to come back. Takes effect soon after the call.
+    pub fn kick(&self, whom: &Whom, room: Option<&str>) -> Result<()> {
+        self.running()?;
+        let target = match whom {
+            Whom::Connection(id) => {
+                let id = id.strip_prefix('c').and_then(|hex| u64::from_str_radix(hex, 16).ok());
+                Target::Connection(
+                    id.ok_or_else(|| Error::new(Code::BadRequest, "this is no connection id"))?,
+                )
+            }
+            Whom::User(user) => Target::User(user.as_str().into()),
+        };
+        for shard in &self.0.site.shards {
+            let room = room.map(Box::from);
+            shard.push(Item::Kick { target: target.clone(), room, code: Disconnect::Kicked });
+        }
+        Ok(())
+    }
+
+    /// The engine's events from now on. There is one queue: two streams share it.
+    pub fn events(&self) -> EventStream {
+        let events = &self.0.site.shared.events;
+        events.open();
+        EventStream(events.clone())
+    }
+
+    /// The engine's numbers.
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.site.shared.metrics
+    }
+
+    /// Whether publishes are stored, and if not why.
+    pub fn health(&self) -> Health {
+        self.0.site.shared.broker.health()
+    }
+
+    /// Stops: no more connections and publishes are taken, what is queued is stored and answered, clients are told to come back,
+    /// files are synced and closed. Waits at most about `timeout`. Later calls return at once.
+    ///
+    /// An error says that the last sync failed: what had been acknowledged before is safe, and the files are kept as they are.
+    pub fn stop(&self, timeout: Duration) -> Result<Stopped> {
+        self.0.stop(timeout)
+    }
+}
+
+impl Inner {
+    fn stop(&self, timeout: Duration) -> Result<Stopped> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(running) = running else { return Ok(Stopped::default()) };
+        let shared = &self.site.shared;
+        let deadline_ms = shared.clock.steady_ms() + timeout.as_millis() as u64;
+        self.site.stopping.store(true, Ordering::Release);
+        self.stopped.store(true, Ordering::Release);
+        // First the log, so that the clients still get their acks.
+        let stored = shared.broker.stop(deadline_ms);
+        for shard in &self.site.shards {
+            shard.push(Item::Stop { deadline_ms });
+        }
+        let mut ended = 0;
+        while ended < running.shards.len() {
+            // A little longer than the deadline that the shards themselves keep.
+            let left = (deadline_ms + 100).saturating_sub(shared.clock.steady_ms());
+            if running.shard_ended.recv_timeout(Duration::from_millis(left)).is_err() {
+                tracing::warn!("a shard did not end in time; it is left to itself");
+                break;
+            }
+            ended += 1;
+        }
+        if ended == running.shards.len() {
+            for shard in running.shards {
+                if shard.join().is_err() {
+                    tracing::error!("a shard panicked");
+                }
+            }
+        }
+        shared.hub.end_subscriptions();
+        // Their receivers may have gone already.
+        let _ = running.io_stop.send(true);
+        let _ = running.keeper_stop.send(());
+        for thread in [running.io, running.keeper] {
+            if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
+                tracing::error!("a thread of the engine panicked");
+            }
+        }
+        shared.events.end();
+        if let Err(e) = self.view.close() {
+            tracing::warn!(error = %e, "the view was not closed well; it is read again from the log at the next start");
+        }
+        stored.map(|unwritten| Stopped { unwritten })
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Err(e) = self.stop(Duration::from_secs(1)) {
+            tracing::error!(error = %e, "the engine did not stop well");
+        }
+    }
+}

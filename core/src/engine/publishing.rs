@@ -1,0 +1,71 @@
+//! Messages of the host, and the answers to them.
+
+use crate::broker::append::{Ack, Promise};
+use crate::error::Result;
+use crate::message::Kind;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+/// A message that the host publishes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    pub(super) room: String,
+    pub(super) user: String,
+    pub(super) id: String,
+    pub(super) kind: Kind,
+    pub(super) data: Vec<u8>,
+}
+
+impl Message {
+    /// One JSON value as text, stored byte for byte; at most `message_bytes` long and `json_depth` deep.
+    pub fn json(room: &str, json: &str) -> Message {
+        Message::new(room, Kind::Json, json.as_bytes())
+    }
+
+    /// Bytes, at most `message_bytes`.
+    pub fn bytes(room: &str, bytes: &[u8]) -> Message {
+        Message::new(room, Kind::Binary, bytes)
+    }
+
+    fn new(room: &str, kind: Kind, data: &[u8]) -> Message {
+        Message { room: room.into(), user: String::new(), id: String::new(), kind, data: data.into() }
+    }
+
+    /// The user it is from. Default: anonymous.
+    pub fn user(mut self, user: &str) -> Message {
+        self.user = user.into();
+        self
+    }
+
+    /// Its id, so that it can be published again after an unknown outcome. Default: made by the engine.
+    pub fn id(mut self, id: &str) -> Message {
+        self.id = id.into();
+        self
+    }
+}
+
+/// The answer to a publish, when it comes: within `publish_timeout_ms`, or a little more. Await it, or call [`Publishing::wait`].
+/// Dropping it does not take the message back.
+///
+/// Three outcomes: an [`Ack`] (stored); an error whose class is `same_id` (unknown: publish again with the same id); any other
+/// error (certainly not stored).
+#[derive(Debug)]
+#[must_use = "the outcome is known only by awaiting this or waiting for it"]
+pub struct Publishing(pub(super) Arc<Promise>);
+
+impl Publishing {
+    /// Waits on this thread. Not for hooks and async tasks.
+    pub fn wait(self) -> Result<Ack> {
+        self.0.wait()
+    }
+}
+
+impl Future for Publishing {
+    type Output = Result<Ack>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.poll(cx.waker())
+    }
+}

@@ -1,0 +1,122 @@
+//! Counters and gauges of one engine, in one place so that hosts, `/metrics` and tests read the same.
+
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One number.
+#[derive(Debug, Default)]
+pub struct Metric(AtomicU64);
+
+impl Metric {
+    /// Adds one.
+    pub fn inc(&self) {
+        self.add(1);
+    }
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+    /// Takes `n` away; for gauges.
+    pub fn sub(&self, n: u64) {
+        self.0.fetch_sub(n, Ordering::Relaxed);
+    }
+    /// Sets it; for gauges.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+    /// Reads it.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! metrics {
+    ($($(#[doc = $doc:literal])+ $name:ident: $kind:literal;)+) => {
+        /// The numbers. In `/metrics` each is called `klatch_<name>`, counters with `_total` behind it.
+        #[derive(Debug, Default)]
+        #[non_exhaustive]
+        pub struct Metrics { $($(#[doc = $doc])+ pub $name: Metric,)+ }
+
+        impl Metrics {
+            /// Name, kind (`counter` or `gauge`), text and value of each.
+            pub fn list(&self) -> Vec<(&'static str, &'static str, &'static str, u64)> {
+                vec![$((stringify!($name), $kind, concat!($($doc,)+).trim_ascii(), self.$name.get()),)+]
+            }
+        }
+    };
+}
+
+metrics! {
+    /// Connections that are open.
+    connections: "gauge";
+    /// Connections that were upgraded.
+    connections_opened: "counter";
+    /// Requests refused before the upgrade: limits, origin, malformed.
+    handshakes_refused: "counter";
+    /// Connections closed because they did not take what was sent to them.
+    disconnects_slow: "counter";
+    /// Connections closed because they did not answer a heartbeat.
+    disconnects_heartbeat: "counter";
+    /// Connections closed because they broke the protocol.
+    disconnects_protocol: "counter";
+    /// Rooms with members on this node.
+    rooms: "gauge";
+    /// Memberships: (connection, room) pairs.
+    members: "gauge";
+    /// Publishes accepted into the log.
+    publishes_stored: "counter";
+    /// Publishes answered as duplicates.
+    publishes_duplicate: "counter";
+    /// Publishes refused as conflicts.
+    publishes_conflict: "counter";
+    /// Publishes refused for another reason; none of them was stored.
+    publishes_refused: "counter";
+    /// Publishes whose outcome was not known in time.
+    publishes_unknown: "counter";
+    /// Publishes and requests past a rate limit.
+    rate_limited: "counter";
+    /// Publications written to connections.
+    deliveries: "counter";
+    /// Bytes waiting to be written to connections.
+    backlog_bytes: "gauge";
+    /// Joins that resumed from a position.
+    resumes: "counter";
+    /// Joins whose position could not be resumed from.
+    resets: "counter";
+    /// Publishes waiting to be written.
+    append_queue: "gauge";
+    /// Batches written to the log.
+    log_batches: "counter";
+    /// Bytes written to the log.
+    log_bytes: "counter";
+    /// The last offset in the log.
+    log_last_offset: "gauge";
+    /// The first offset in the log.
+    log_first_offset: "gauge";
+    /// 1 while publishes are refused because of the storage.
+    storage_refusing: "gauge";
+    /// Message ids in memory.
+    ids: "gauge";
+    /// Bytes of recent publications in memory.
+    recent_bytes: "gauge";
+    /// Hook calls that failed: timeouts and panics.
+    hook_failures: "counter";
+    /// Events that a host's event stream lost because it was not read.
+    events_lost: "counter";
+}
+
+impl Metrics {
+    /// The Prometheus text format, version 0.0.4.
+    pub fn prometheus(&self) -> String {
+        let mut out = String::new();
+        for (name, kind, doc, value) in self.list() {
+            let total = if kind == "counter" { "_total" } else { "" };
+            // Writing to a String cannot fail.
+            let _ = write!(
+                out,
+                "# HELP klatch_{name}{total} {doc}\n# TYPE klatch_{name}{total} {kind}\nklatch_{name}{total} {value}\n"
+            );
+        }
+        out
+    }
+}

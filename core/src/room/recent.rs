@@ -1,0 +1,134 @@
+//! The newest publications of rooms that have an audience, framed as they were sent, so that a storm of joins reads no disk.
+
+use bytes::Bytes;
+use std::collections::VecDeque;
+
+/// Most publications kept of one room.
+const PER_ROOM: usize = 512;
+
+/// One publication in memory.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// Its offset.
+    pub offset: u64,
+    /// The offset of the room's publication before it.
+    pub prev: u64,
+    /// Its WebSocket frame, a slice of the batch it was sent in.
+    pub bytes: Bytes,
+}
+
+/// The newest publications of one room, contiguous, oldest first.
+#[derive(Debug, Default)]
+pub struct Recent {
+    frames: VecDeque<Frame>,
+    bytes: usize,
+}
+
+impl Recent {
+    /// Adds the next one. What is already kept is dropped if it is not the one before. Returns by how many bytes the memory
+    /// in use has changed.
+    pub fn push(&mut self, frame: Frame) -> isize {
+        let before = self.bytes as isize;
+        if self.frames.back().is_some_and(|f| f.offset != frame.prev) {
+            self.clear();
+        }
+        self.bytes += frame.bytes.len();
+        self.frames.push_back(frame);
+        if self.frames.len() > PER_ROOM {
+            self.pop();
+        }
+        self.bytes as isize - before
+    }
+
+    /// Drops the oldest; returns its bytes.
+    pub fn pop(&mut self) -> usize {
+        let n = self.frames.pop_front().map_or(0, |f| f.bytes.len());
+        self.bytes -= n;
+        if self.frames.is_empty() {
+            self.frames = VecDeque::new();
+        }
+        n
+    }
+
+    /// Drops all; returns the bytes freed.
+    pub fn clear(&mut self) -> usize {
+        self.frames = VecDeque::new();
+        std::mem::take(&mut self.bytes)
+    }
+
+    /// How many are kept.
+    pub fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Whether none is kept.
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// The publications after `after` and up to `to`, at most `limit` and about `max_bytes`, if all of them are here. `after` must
+    /// be a position of the room: an offset of a publication, or the `prev` of one.
+    pub fn after(&self, after: u64, to: u64, limit: usize, max_bytes: usize) -> Option<Vec<Frame>> {
+        let from = self.frames.partition_point(|f| f.offset <= after);
+        // Contiguous with `after`, or something between was not kept.
+        if self.frames.get(from)?.prev > after {
+            return None;
+        }
+        let mut bytes = 0;
+        Some(
+            self.frames
+                .range(from..)
+                .take_while(|f| {
+                    let room = bytes < max_bytes;
+                    bytes += f.bytes.len();
+                    f.offset <= to && room
+                })
+                .take(limit)
+                .cloned()
+                .collect(),
+        )
+    }
+
+    /// The newest `n` publications up to `to`, oldest first, if all of them are here. `to` must be a position of the room.
+    pub fn newest(&self, n: usize, to: u64) -> Option<Vec<Frame>> {
+        let end = self.frames.partition_point(|f| f.offset <= to);
+        let whole = self.frames.get(end.checked_sub(1)?)?.offset == to;
+        let from = match end.checked_sub(n) {
+            Some(from) => from,
+            None if self.frames.front()?.prev == 0 => 0,
+            None => return None,
+        };
+        whole.then(|| self.frames.range(from..end).cloned().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(offset: u64, prev: u64) -> Frame {
+        Frame { offset, prev, bytes: Bytes::from(vec![0; 10]) }
+    }
+
+    #[test]
+    fn answers_only_what_it_wholly_has() {
+        let mut r = Recent::default();
+        for (o, p) in [(5, 3), (9, 5), (12, 9)] {
+            r.push(frame(o, p));
+        }
+        let offsets = |v: Option<Vec<Frame>>| v.map(|v| v.iter().map(|f| f.offset).collect::<Vec<_>>());
+        assert_eq!(offsets(r.after(2, 99, 10, 999)), None);
+        assert_eq!(offsets(r.after(3, 99, 10, 999)), Some(vec![5, 9, 12]));
+        assert_eq!(offsets(r.after(5, 11, 10, 999)), Some(vec![9]));
+        assert_eq!(offsets(r.after(5, 99, 1, 999)), Some(vec![9]));
+        assert_eq!(offsets(r.after(3, 99, 10, 11)), Some(vec![5, 9]));
+        assert_eq!(offsets(r.after(12, 99, 10, 999)), None);
+        assert_eq!(offsets(r.newest(2, 12)), Some(vec![9, 12]));
+        assert_eq!(offsets(r.newest(2, 9)), Some(vec![5, 9]));
+        assert_eq!(offsets(r.newest(4, 12)), None);
+        assert_eq!(offsets(r.newest(1, 11)), None);
+        assert_eq!(r.pop(), 10);
+        r.push(frame(20, 19));
+        assert_eq!((r.len(), r.bytes), (1, 10));
+    }
+}

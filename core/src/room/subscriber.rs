@@ -1,0 +1,121 @@
+//! The bounded queue between the hub and a host's subscription.
+
+use crate::message::Publication;
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+/// Publications of one room on their way to a host.
+#[derive(Debug)]
+pub struct Subscriber {
+    queue: Mutex<Queue>,
+    ready: Condvar,
+    max_count: usize,
+    max_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    items: VecDeque<Publication>,
+    bytes: usize,
+    ended: Option<Ended>,
+    waker: Option<Waker>,
+}
+
+/// Why a subscription ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ended {
+    /// It was closed by its owner.
+    Closed,
+    /// Its owner did not read: its queue passed `event_queue` or `subscription_bytes`. Subscribe again since the last position.
+    Slow,
+    /// The engine stopped.
+    Stopped,
+}
+
+impl Subscriber {
+    /// An empty queue with its bounds.
+    pub fn new(max_count: usize, max_bytes: usize) -> Subscriber {
+        Subscriber { queue: Mutex::default(), ready: Condvar::new(), max_count, max_bytes }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds what the tail accepted. At the bound the queue is given up, for a gap must not be hidden; false if it has ended.
+    pub fn push(&self, publications: &[Publication]) -> bool {
+        let mut q = self.lock();
+        if q.ended.is_some() {
+            return false;
+        }
+        for p in publications {
+            q.bytes += p.record.body().len();
+            q.items.push_back(p.clone());
+        }
+        if q.items.len() > self.max_count || q.bytes > self.max_bytes {
+            q.items.clear();
+            q.bytes = 0;
+            q.ended = Some(Ended::Slow);
+        }
+        self.ready.notify_one();
+        let (alive, waker) = (q.ended.is_none(), q.waker.take());
+        drop(q);
+        if let Some(w) = waker {
+            w.wake();
+        }
+        alive
+    }
+
+    /// Ends it. What is queued is still read before the end is seen.
+    pub fn end(&self, why: Ended) {
+        let mut q = self.lock();
+        q.ended.get_or_insert(why);
+        self.ready.notify_all();
+        let waker = q.waker.take();
+        drop(q);
+        if let Some(w) = waker {
+            w.wake();
+        }
+    }
+
+    /// Up to `max` publications; waits for the first at most `timeout`. Empty after a timeout.
+    pub fn take(&self, max: usize, timeout: Duration) -> Result<Vec<Publication>, Ended> {
+        let until = Instant::now() + timeout;
+        let mut q = self.lock();
+        loop {
+            if let Some(ready) = Self::pop(&mut q, max) {
+                return ready;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(Vec::new());
+            }
+            q = self.ready.wait_timeout(q, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Up to `max` publications, or registers `waker`.
+    pub fn poll(&self, max: usize, waker: &Waker) -> Poll<Result<Vec<Publication>, Ended>> {
+        let mut q = self.lock();
+        match Self::pop(&mut q, max) {
+            Some(ready) => Poll::Ready(ready),
+            None => {
+                q.waker = Some(waker.clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    fn pop(q: &mut Queue, max: usize) -> Option<Result<Vec<Publication>, Ended>> {
+        if q.items.is_empty() {
+            return q.ended.map(Err);
+        }
+        let n = q.items.len().min(max.max(1));
+        let out: Vec<_> = q.items.drain(..n).collect();
+        q.bytes -= out.iter().map(|p| p.record.body().len()).sum::<usize>();
+        Some(Ok(out))
+    }
+}

@@ -1,0 +1,359 @@
+//! HTTP: the upgrade to WebSocket, health, metrics, history as JSON, and the host's page.
+
+use crate::broker::Health;
+use crate::codes::Code;
+use crate::command::{Connect, HistoryQuery};
+use crate::config::Limits;
+use crate::error::Error;
+use crate::ids::check_name;
+use crate::protocol::native::{self, decode, encode};
+use crate::server::admission::{Admission, Permit, Refusal};
+use crate::server::inbox::{Inbox, Item, Upgraded};
+use crate::server::shared::Shared;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
+
+/// What the HTTP side knows.
+#[derive(Debug)]
+pub(crate) struct Site {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) shards: Vec<Arc<Inbox>>,
+    pub(crate) next: AtomicUsize,
+    pub(crate) origins: Vec<String>,
+    /// The page at `/`.
+    pub(crate) page: Option<Bytes>,
+    pub(crate) stopping: AtomicBool,
+}
+
+type Answer = Response<Full<Bytes>>;
+
+/// An upgrade that was granted.
+#[derive(Debug)]
+struct Granted {
+    connect: Option<Connect<'static>>,
+    permit: Permit,
+}
+
+/// Serves one connection until it ends or is upgraded and handed to a shard.
+pub(crate) async fn serve(io: TcpStream, address: SocketAddr, site: &Arc<Site>) {
+    // A peer that resets at once.
+    let _ = io.set_nodelay(true);
+    let limits = &site.shared.policy.limits;
+    let granted: Arc<Mutex<Option<Granted>>> = Arc::default();
+    let service = service_fn(|request: Request<Incoming>| {
+        let granted = granted.clone();
+        Box::pin(async move { Ok::<_, Infallible>(answer(request, address, site, &granted).await) })
+    });
+    let mut conn = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_millis(limits.handshake_timeout_ms))
+        .max_buf_size(limits.header_bytes.max(8192))
+        .max_headers(limits.headers)
+        .serve_connection(TokioIo::new(io), service);
+    if std::future::poll_fn(|cx| conn.poll_without_shutdown(cx)).await.is_err() {
+        site.shared.metrics.handshakes_refused.inc();
+        return;
+    }
+    let Some(Granted { connect, permit }) = granted.lock().unwrap_or_else(PoisonError::into_inner).take()
+    else {
+        return;
+    };
+    let parts = conn.into_parts();
+    // Out of tokio's reactor, still non-blocking.
+    let Ok(io) = parts.io.into_inner().into_std() else { return };
+    let i = site.next.fetch_add(1, Ordering::Relaxed) % site.shards.len().max(1);
+    if let Some(shard) = site.shards.get(i) {
+        shard.push(Item::Upgraded(Upgraded { io, read: parts.read_buf, address, connect, permit }));
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    address: SocketAddr,
+    site: &Arc<Site>,
+    granted: &Mutex<Option<Granted>>,
+) -> Answer {
+    let shared = &site.shared;
+    let path = request.uri().path();
+    if path == "/ws" {
+        return upgrade(&request, address, site, granted);
+    }
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");
+    }
+    match path {
+        "/" => match &site.page {
+            Some(page) => content(StatusCode::OK, "text/html; charset=utf-8", page.clone()),
+            None => text(StatusCode::NOT_FOUND, "klatch: chat clients connect to /ws\n"),
+        },
+        "/healthz" => text(StatusCode::OK, "ok\n"),
+        "/readyz" => match shared.broker.health() {
+            Health::Up if !site.stopping.load(Ordering::Relaxed) => text(StatusCode::OK, "ready\n"),
+            Health::Up => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
+            other => text(StatusCode::SERVICE_UNAVAILABLE, &format!("{}\n", other.name())),
+        },
+        "/metrics" => {
+            let type_ = "text/plain; version=0.0.4; charset=utf-8";
+            content(StatusCode::OK, type_, shared.metrics.prometheus().into())
+        }
+        _ => match path.strip_prefix("/rooms/").and_then(|p| p.strip_suffix("/history")) {
+            Some(room) => history(room, request.uri().query(), site).await,
+            None => text(StatusCode::NOT_FOUND, "not found\n"),
+        },
+    }
+}
+
+fn upgrade(
+    request: &Request<Incoming>,
+    address: SocketAddr,
+    site: &Arc<Site>,
+    granted: &Mutex<Option<Granted>>,
+) -> Answer {
+    let refuse = |status: StatusCode, message: &str| {
+        site.shared.metrics.handshakes_refused.inc();
+        text(status, &format!("{message}\n"))
+    };
+    if site.stopping.load(Ordering::Relaxed) {
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping");
+    }
+    if !origin_allowed(request.headers(), &site.origins) {
+        return refuse(StatusCode::FORBIDDEN, "this origin may not connect");
+    }
+    let protocol = match offered(request.headers()) {
+        Ok(protocol) => protocol,
+        Err(message) => return refuse(StatusCode::BAD_REQUEST, &message),
+    };
+    let connect = match identity(request, &site.shared.policy.limits) {
+        Ok(connect) => connect,
+        Err(e) => return refuse(StatusCode::BAD_REQUEST, &e.to_string()),
+    };
+    let mut response = match create_response_with_body(request, || Full::new(Bytes::new())) {
+        Ok(response) => response,
+        Err(e) => return refuse(StatusCode::BAD_REQUEST, &format!("not a WebSocket handshake: {e}")),
+    };
+    if protocol {
+        let name = HeaderValue::from_static(native::SUBPROTOCOL);
+        response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, name);
+    }
+    match site.admission.enter(address.ip()) {
+        Ok(permit) => {
+            *granted.lock().unwrap_or_else(PoisonError::into_inner) = Some(Granted { connect, permit });
+            response
+        }
+        Err(Refusal::Full) => {
+            refuse(StatusCode::SERVICE_UNAVAILABLE, "the server has as many connections as it takes")
+        }
+        Err(Refusal::Address) => {
+            refuse(StatusCode::TOO_MANY_REQUESTS, "this address has as many connections as it may")
+        }
+    }
+}
+
+/// Whether our subprotocol is offered; an error if only others are.
+fn offered(headers: &HeaderMap) -> Result<bool, String> {
+    let mut any = false;
+    for value in headers.get_all(header::SEC_WEBSOCKET_PROTOCOL) {
+        for name in value.to_str().unwrap_or_default().split(',') {
+            if name.trim() == native::SUBPROTOCOL {
+                return Ok(true);
+            }
+            any |= !name.trim().is_empty();
+        }
+    }
+    if any {
+        return Err(format!("none of the subprotocols offered is {}", native::SUBPROTOCOL));
+    }
+    Ok(false)
+}
+
+/// User, token and room from the query, and from headers where the query does not name them.
+fn identity(request: &Request<Incoming>, limits: &Limits) -> Result<Option<Connect<'static>>, Error> {
+    let mut connect = decode::decode_query(request.uri().query().unwrap_or_default(), limits)?;
+    let field = |name: &str| -> Result<Option<String>, Error> {
+        let Some(value) = request.headers().get(name) else { return Ok(None) };
+        let bad = |_| Error::new(Code::BadRequest, format!("the header {name} is not UTF-8"));
+        std::str::from_utf8(value.as_bytes()).map(|s| Some(s.to_owned())).map_err(bad)
+    };
+    if connect.room.is_none() {
+        connect.room = field("x-klatch-room")?.map(Into::into);
+    }
+    if connect.user.is_none() {
+        connect.user = field("x-klatch-user")?.map(Into::into);
+    }
+    if connect.token.is_none() {
+        let bearer = field("authorization")?;
+        connect.token = bearer.and_then(|b| b.strip_prefix("Bearer ").map(|t| t.trim().to_owned().into()));
+    }
+    let named = connect.room.is_some() || connect.user.is_some() || connect.token.is_some();
+    for (what, name) in [("room", &connect.room), ("user", &connect.user)] {
+        if let Some(name) = name
+            && !(what == "user" && name.is_empty())
+        {
+            check_name(what, name, limits.name_bytes)?;
+        }
+    }
+    Ok(named.then_some(connect))
+}
+
+/// Browsers name the page's origin: it must be one that is allowed, or by default the host that is asked for. Other clients send
+/// none.
+fn origin_allowed(headers: &HeaderMap, allowed: &[String]) -> bool {
+    let mut origins = headers.get_all(header::ORIGIN).iter();
+    let Some(origin) = origins.next() else { return true };
+    let (Ok(origin), None) = (origin.to_str(), origins.next()) else { return false };
+    if allowed.iter().any(|a| a == "*") {
+        return true;
+    }
+    let Some((scheme, host)) = origin.split_once("://") else { return false };
+    if allowed.is_empty() {
+        return headers
+            .get(header::HOST)
+            .and_then(|h| h.to_str().ok())
+            .is_some_and(|h| h.eq_ignore_ascii_case(host));
+    }
+    allowed.iter().any(|pattern| match pattern.split_once("://") {
+        Some((s, p)) if s.eq_ignore_ascii_case(scheme) => match p.strip_prefix("*.") {
+            // A subdomain, port and all: the dot belongs to what must match.
+            Some(domain) => host
+                .len()
+                .checked_sub(domain.len() + 1)
+                .filter(|at| *at > 0)
+                .and_then(|at| host.get(at..))
+                .is_some_and(|end| end.starts_with('.') && end[1..].eq_ignore_ascii_case(domain)),
+            None => p.eq_ignore_ascii_case(host),
+        },
+        _ => false,
+    })
+}
+
+async fn history(room: &str, query: Option<&str>, site: &Arc<Site>) -> Answer {
+    let limits = &site.shared.policy.limits;
+    if site.shared.policy.authorizer {
+        let message = "history by HTTP is closed while an authorizer is set; join the room and ask there";
+        return failed(&Error::new(Code::Denied, message));
+    }
+    let parsed = native::unescape(room)
+        .and_then(|room| check_name("room", &room, limits.name_bytes).map(|()| room))
+        .and_then(|room| Ok((room, history_query(query.unwrap_or_default())?)));
+    let (room, query) = match parsed {
+        Ok(parsed) => parsed,
+        Err(e) => return failed(&e),
+    };
+    let reader = site.shared.history.clone();
+    let read = tokio::task::spawn_blocking(move || {
+        let page = reader.query(&room, &query)?;
+        let mut out = Vec::new();
+        encode::history(&mut out, None, &room, page.epoch, &page.publications, page.more, page.last);
+        Ok::<_, Error>(out)
+    });
+    match read.await {
+        Ok(Ok(json)) => content(StatusCode::OK, "application/json", json.into()),
+        Ok(Err(e)) => failed(&e),
+        Err(_) => failed(&Error::new(Code::Internal, "the history could not be read")),
+    }
+}
+
+fn history_query(query: &str) -> Result<HistoryQuery, Error> {
+    let mut q = HistoryQuery::default();
+    for pair in query.split('&').filter(|p| !p.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let bad =
+            || Error::new(Code::BadRequest, format!("the query's {key} has a value that cannot be used"));
+        let number = || value.parse::<u64>().map_err(|_| bad());
+        match key {
+            "after" => q.after = number()?,
+            "before" => q.before = number()?,
+            "at_least" => q.at_least = number()?,
+            "limit" => q.limit = value.parse().map_err(|_| bad())?,
+            "backward" => q.backward = value.parse().map_err(|_| bad())?,
+            _ => {}
+        }
+    }
+    Ok(q)
+}
+
+fn failed(e: &Error) -> Answer {
+    let status = match e.code().number() / 100 {
+        1 => StatusCode::SERVICE_UNAVAILABLE,
+        2 => StatusCode::BAD_REQUEST,
+        4 => StatusCode::FORBIDDEN,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    let mut out = Vec::new();
+    encode::error(&mut out, e, None, None, None, None);
+    content(status, "application/json", out.into())
+}
+
+fn text(status: StatusCode, message: &str) -> Answer {
+    content(status, "text/plain; charset=utf-8", Bytes::copy_from_slice(message.as_bytes()))
+}
+
+fn content(status: StatusCode, type_: &'static str, body: Bytes) -> Answer {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(type_));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
+        let mut h = HeaderMap::new();
+        for (k, v) in pairs {
+            let name: header::HeaderName = k.parse().unwrap();
+            h.append(name, v.parse().unwrap());
+        }
+        h
+    }
+
+    #[test]
+    fn r21_look_alike_origins_are_refused() {
+        let allowed = vec!["https://*.example.com".to_owned()];
+        let ok = |o: &str| origin_allowed(&headers(&[("origin", o)]), &allowed);
+        assert!(ok("https://a.example.com"));
+        assert!(ok("https://a.b.example.com"));
+        for bad in [
+            "https://evilexample.com",
+            "https://example.com.evil.net",
+            "https://a.example.com:444",
+            "http://a.example.com",
+            "https://example.com",
+            "https://.example.com",
+            "null",
+            "",
+        ] {
+            assert!(!ok(bad), "{bad}");
+        }
+        assert!(origin_allowed(&headers(&[]), &allowed), "not a browser");
+        let two = headers(&[("origin", "https://a.example.com"), ("origin", "https://a.example.com")]);
+        assert!(!origin_allowed(&two, &allowed));
+        let same = headers(&[("origin", "http://localhost:8080"), ("host", "localhost:8080")]);
+        assert!(origin_allowed(&same, &[]));
+        let other = headers(&[("origin", "http://localhost:8081"), ("host", "localhost:8080")]);
+        assert!(!origin_allowed(&other, &[]));
+    }
+
+    #[test]
+    fn subprotocols() {
+        assert_eq!(offered(&headers(&[])), Ok(false));
+        assert_eq!(offered(&headers(&[("sec-websocket-protocol", "x, klatch.v1")])), Ok(true));
+        assert!(offered(&headers(&[("sec-websocket-protocol", "mqtt")])).is_err());
+    }
+}

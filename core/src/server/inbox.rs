@@ -1,0 +1,174 @@
+//! What other threads hand to a shard.
+
+use crate::broker::append::{ConnectionKey, Reply};
+use crate::broker::history::{HistoryPage, StreamPage, StreamStart};
+use crate::codes::Disconnect;
+use crate::command::Connect;
+use crate::error::Result;
+use crate::hooks::{AnswerSink, Decision};
+use crate::room::hub::{RoomBatch, RoomKey, ShardPort};
+use crate::server::admission::Permit;
+use bytes::Bytes;
+use mio::Waker;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// An upgraded socket with what the handshake told.
+#[derive(Debug)]
+pub(crate) struct Upgraded {
+    pub(crate) io: TcpStream,
+    /// What hyper had read past the request.
+    pub(crate) read: Bytes,
+    pub(crate) address: SocketAddr,
+    /// Present if the query or headers named a user, token or room.
+    pub(crate) connect: Option<Connect<'static>>,
+    pub(crate) permit: Permit,
+}
+
+/// What a reader has read for a connection.
+#[derive(Debug)]
+pub(crate) enum Read {
+    /// The start of a member's stream.
+    Start(Result<StreamStart>),
+    /// The next part of a member's stream.
+    Page(Result<StreamPage>),
+    /// A history page.
+    History(Result<HistoryPage>),
+}
+
+/// What a read was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ReadFor {
+    pub(crate) key: ConnectionKey,
+    pub(crate) room: RoomKey,
+}
+
+/// Which connections a host's kick means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// One connection, by its id.
+    Connection(u64),
+    /// All connections of a user.
+    User(Box<str>),
+}
+
+/// Everything that is not a batch.
+#[derive(Debug)]
+pub(crate) enum Item {
+    Upgraded(Upgraded),
+    Read(ReadFor, Read),
+    Hook {
+        key: ConnectionKey,
+        call: u64,
+        decision: Decision,
+    },
+    Presence(RoomKey, Bytes),
+    Signal {
+        room: RoomKey,
+        except: Option<ConnectionKey>,
+        frame: Bytes,
+    },
+    /// Take the target out of the room, or close its connections.
+    Kick {
+        target: Target,
+        room: Option<Box<str>>,
+        code: Disconnect,
+    },
+    /// Close everything and end, at this time (steady clock) at the latest.
+    Stop {
+        deadline_ms: u64,
+    },
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    pub(crate) batches: Vec<RoomBatch>,
+    pub(crate) replies: Vec<Reply>,
+    pub(crate) items: Vec<Item>,
+    /// The shard is not asleep in its poll set, or has been woken.
+    awake: bool,
+}
+
+/// See the module. What is in it is bounded by what its senders may have under way: publishes by `append_queue`, reads by
+/// `history_reads`, sockets by `handshakes`.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    queue: Mutex<Queue>,
+    waker: Waker,
+}
+
+impl Inbox {
+    pub(crate) fn new(waker: Waker) -> Inbox {
+        Inbox { queue: Mutex::new(Queue { awake: true, ..Queue::default() }), waker }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, f: impl FnOnce(&mut Queue)) {
+        let mut q = self.lock();
+        f(&mut q);
+        let wake = !std::mem::replace(&mut q.awake, true);
+        drop(q);
+        if wake {
+            // An eventfd in the shard's own poll set: it fails only when the shard has gone.
+            let _ = self.waker.wake();
+        }
+    }
+
+    pub(crate) fn push(&self, item: Item) {
+        self.add(|q| q.items.push(item));
+    }
+
+    /// Takes everything, into the buffers given.
+    pub(crate) fn take(&self, into: &mut Queue) {
+        let mut q = self.lock();
+        std::mem::swap(&mut q.batches, &mut into.batches);
+        std::mem::swap(&mut q.replies, &mut into.replies);
+        std::mem::swap(&mut q.items, &mut into.items);
+    }
+
+    /// The shard is about to sleep: true if it may, for nothing has come.
+    pub(crate) fn may_sleep(&self) -> bool {
+        let mut q = self.lock();
+        let empty = q.batches.is_empty() && q.replies.is_empty() && q.items.is_empty();
+        q.awake = !empty;
+        empty
+    }
+
+    /// The shard has woken up.
+    pub(crate) fn awake(&self) {
+        self.lock().awake = true;
+    }
+}
+
+impl ShardPort for Inbox {
+    fn deliver(&self, batches: &mut Vec<RoomBatch>, replies: &mut Vec<Reply>) {
+        self.add(|q| {
+            q.batches.append(batches);
+            q.replies.append(replies);
+        });
+    }
+
+    fn presence(&self, room: RoomKey, frame: Bytes) {
+        self.push(Item::Presence(room, frame));
+    }
+
+    fn signal(&self, room: RoomKey, except: Option<ConnectionKey>, frame: Bytes) {
+        self.push(Item::Signal { room, except, frame });
+    }
+}
+
+/// The way of a hook's answer back to a connection.
+#[derive(Debug)]
+pub(crate) struct HookReturn {
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) key: ConnectionKey,
+}
+
+impl AnswerSink for HookReturn {
+    fn answer(&self, call: u64, decision: Decision) {
+        self.inbox.push(Item::Hook { key: self.key, call, decision });
+    }
+}

@@ -1,0 +1,90 @@
+//! Listening: sockets are accepted on the engine's tokio thread, speak HTTP there, and move into a shard once upgraded.
+
+use crate::codes::Code;
+use crate::error::{Error, Result};
+use crate::server::http::{self, Site};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, watch};
+
+/// Connections that the kernel keeps for us.
+const BACKLOG: i32 = 4096;
+
+/// Binds an address given as text. Port 0 picks a free one.
+pub(crate) fn bind(address: &str) -> Result<TcpListener> {
+    let unusable = |e: &dyn std::fmt::Display| {
+        Error::new(Code::AddressUnusable, format!("cannot listen on {address}: {e}"))
+    };
+    let resolved = address.to_socket_addrs().map_err(|e| unusable(&e))?.next();
+    let resolved =
+        resolved.ok_or_else(|| unusable(&"it names no address; write host:port or [ipv6]:port"))?;
+    let listen = || -> std::io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(resolved), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        if resolved.is_ipv6() {
+            // [::] means IPv6 alone, so that 0.0.0.0 beside it does not collide.
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&resolved.into())?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket.into())
+    };
+    listen().map_err(|e| match e.kind() {
+        ErrorKind::AddrInUse => {
+            unusable(&"the port is in use; stop what uses it, or choose another port (0 picks a free one)")
+        }
+        ErrorKind::PermissionDenied => unusable(&"not permitted; ports below 1024 need rights of their own"),
+        _ => unusable(&e),
+    })
+}
+
+/// Accepts until `stop` turns true.
+pub(crate) async fn accept(listener: TcpListener, site: Arc<Site>, mut stop: watch::Receiver<bool>) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(l) => l,
+        Err(e) => {
+            tracing::error!(error = %e, "cannot watch the listening socket");
+            return;
+        }
+    };
+    let handshakes = Arc::new(Semaphore::new(site.shared.policy.limits.handshakes.max(1)));
+    let mut complained_ms = 0;
+    loop {
+        // A place first: what is over the limit waits in the kernel.
+        let Ok(place) = handshakes.clone().acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.changed() => return,
+        };
+        match accepted {
+            Ok((io, address)) => {
+                let site = site.clone();
+                tokio::spawn(async move {
+                    http::serve(io, address, &site).await;
+                    drop(place);
+                });
+            }
+            Err(e) => {
+                // Out of descriptors, or the peer has gone again. Never spin: the one does not pass by itself.
+                let now = site.shared.clock.steady_ms();
+                let passing = matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted);
+                if !passing && now >= complained_ms + 10_000 {
+                    complained_ms = now;
+                    tracing::warn!(error = %e, "cannot accept connections; trying again every 100 ms");
+                }
+                if !passing {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+}
+
+/// The addresses that listeners are bound to.
+pub(crate) fn addresses(listeners: &[TcpListener]) -> Vec<SocketAddr> {
+    listeners.iter().filter_map(|l| l.local_addr().ok()).collect()
+}

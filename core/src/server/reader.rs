@@ -1,0 +1,63 @@
+//! Threads that read history for shards, so that no shard waits for a disk.
+
+use crate::broker::history::History;
+use crate::command::{HistoryQuery, Start};
+use crate::server::inbox::{Inbox, Item, Read, ReadFor};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What to read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum What {
+    Start { start: Start, cursor: u64 },
+    Page { after: u64, to: u64 },
+    Query(HistoryQuery),
+}
+
+/// One read.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) what: What,
+    pub(crate) room: Arc<str>,
+    pub(crate) to: ReadFor,
+    pub(crate) inbox: Arc<Inbox>,
+}
+
+/// The threads' queue, bounded by all shards' `history_reads` together.
+#[derive(Debug)]
+pub(crate) struct Readers {
+    queue: SyncSender<Job>,
+}
+
+impl Readers {
+    /// Starts the threads; they end when the queue is dropped.
+    pub(crate) fn start(history: &Arc<History>, queue: usize) -> std::io::Result<Readers> {
+        let (tx, rx) = sync_channel::<Job>(queue.max(1));
+        let rx = Arc::new(Mutex::new(rx));
+        for i in 0..2 {
+            let (history, rx) = (history.clone(), rx.clone());
+            std::thread::Builder::new().name(format!("klatch-read-{i}")).spawn(move || run(&history, &rx))?;
+        }
+        Ok(Readers { queue: tx })
+    }
+
+    /// Queues a read; gives it back if the queue is full.
+    pub(crate) fn read(&self, job: Job) -> Result<(), Job> {
+        self.queue.try_send(job).map_err(|e| match e {
+            TrySendError::Full(job) | TrySendError::Disconnected(job) => job,
+        })
+    }
+}
+
+fn run(history: &History, queue: &Mutex<Receiver<Job>>) {
+    loop {
+        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(Job { what, room, to, inbox }) = job else { return };
+        let read = match what {
+            What::Start { start, cursor } => Read::Start(history.start(&room, &start, cursor)),
+            What::Page { after, to } => Read::Page(history.page(&room, after, to)),
+            What::Query(query) => Read::History(history.query(&room, &query)),
+        };
+        inbox.push(Item::Read(to, read));
+    }
+}

@@ -1,0 +1,553 @@
+//! A shard: one thread, its poll set, its connections and their rooms.
+//!
+//! One turn: everything that other threads have handed over, then every socket that is ready, then one hand-over to the broker,
+//! then one write per member and room for whatever has gathered. Established sockets have no task and no buffer of their own.
+
+pub(crate) mod effects;
+mod fanout;
+mod frames;
+mod members;
+
+use crate::broker::append::{Append, ConnectionKey};
+use crate::codes::Disconnect;
+use crate::events::Event;
+use crate::ids::HashKey;
+use crate::protocol::frame;
+use crate::protocol::native::encode;
+use crate::server::conn::{Closing, Conn, Sent};
+use crate::server::inbox::{Inbox, Item, Queue, Target, Upgraded};
+use crate::server::rooms::Rooms;
+use crate::server::shared::Shared;
+use crate::server::timer::Wheel;
+use crate::session::{Effect, Session};
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use std::collections::VecDeque;
+use std::io;
+use std::mem::take;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+const WAKE: Token = Token(usize::MAX);
+/// Most events taken from the poll set at once.
+const EVENTS: usize = 1024;
+/// How long a closed connection may take to end its side.
+const LINGER_MS: u64 = 2_000;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Shard {
+    index: u32,
+    shared: Arc<Shared>,
+    inbox: Arc<Inbox>,
+    registry: Registry,
+    conns: Vec<Option<Conn>>,
+    generations: Vec<u32>,
+    free: Vec<u32>,
+    rooms: Rooms,
+    wheel: Wheel,
+    now_ms: u64,
+    connections_made: u64,
+    hook_calls: u64,
+    /// Set once it is stopping: when it ends at the latest.
+    stop_by_ms: Option<u64>,
+    /// Publishes of this turn.
+    appends: Vec<Append>,
+    /// Connections to read again: more was there than was read, or their session is no longer busy.
+    again: Vec<u32>,
+    dead: Vec<u32>,
+    /// Connections whose backlog is over its bound.
+    slow: Vec<u32>,
+    effects: Vec<Effect>,
+    /// Replies to one connection that have yet to be written.
+    out: Vec<u8>,
+    out_for: u32,
+    /// The read buffer.
+    buf: Vec<u8>,
+    /// Reads that wait for others of this shard to end.
+    reads_waiting: VecDeque<crate::server::reader::Job>,
+    reads_running: usize,
+}
+
+/// A shard's thread, its inbox, and how it is started.
+pub(crate) struct Starting {
+    pub(crate) inbox: Arc<Inbox>,
+    index: u32,
+    poll: Poll,
+}
+
+impl Starting {
+    /// Makes the poll set and the inbox.
+    pub(crate) fn new(index: u32) -> io::Result<Starting> {
+        let poll = Poll::new()?;
+        let inbox = Arc::new(Inbox::new(Waker::new(poll.registry(), WAKE)?));
+        Ok(Starting { inbox, index, poll })
+    }
+
+    /// Starts the thread. It ends after [`Item::Stop`], when every connection has ended or lingered long enough.
+    /// `ended` gets a message when it has.
+    pub(crate) fn start(
+        self,
+        shared: Arc<Shared>,
+        ended: Sender<()>,
+    ) -> io::Result<std::thread::JoinHandle<()>> {
+        let registry = self.poll.registry().try_clone()?;
+        let now_ms = shared.clock.steady_ms();
+        let shard = Shard {
+            index: self.index,
+            shared,
+            inbox: self.inbox,
+            registry,
+            conns: Vec::new(),
+            generations: Vec::new(),
+            free: Vec::new(),
+            rooms: Rooms::default(),
+            wheel: Wheel::new(now_ms),
+            now_ms,
+            connections_made: 0,
+            hook_calls: 0,
+            stop_by_ms: None,
+            appends: Vec::new(),
+            again: Vec::new(),
+            dead: Vec::new(),
+            slow: Vec::new(),
+            effects: Vec::new(),
+            out: Vec::new(),
+            out_for: u32::MAX,
+            buf: vec![0; frames::READ],
+            reads_waiting: VecDeque::new(),
+            reads_running: 0,
+        };
+        std::thread::Builder::new().name(format!("klatch-shard-{}", self.index)).spawn(move || {
+            shard.run(self.poll);
+            // Nobody listens if the engine gave up waiting.
+            let _ = ended.send(());
+        })
+    }
+}
+
+impl Shard {
+    fn run(mut self, mut poll: Poll) {
+        let mut events = Events::with_capacity(EVENTS);
+        let mut queue = Queue::default();
+        let mut dirty = Vec::new();
+        let mut due = Vec::new();
+        loop {
+            let timeout = if !self.again.is_empty() || !self.inbox.may_sleep() {
+                Some(Duration::ZERO)
+            } else {
+                let now = self.shared.clock.steady_ms();
+                let stop = self.stop_by_ms.map(|by| by.saturating_sub(now));
+                let wheel = self.wheel.wait_ms(now);
+                stop.into_iter().chain(wheel).min().map(Duration::from_millis)
+            };
+            match poll.poll(&mut events, timeout) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => {
+                    tracing::error!(error = %e, shard = self.index, "the poll set failed; this shard ends");
+                    return;
+                }
+                Ok(()) => {}
+            }
+            self.inbox.awake();
+            self.now_ms = self.shared.clock.steady_ms();
+            self.take_inbox(&mut queue);
+            for i in take(&mut self.again) {
+                self.read(i);
+            }
+            for e in &events {
+                if e.token() == WAKE {
+                    continue;
+                }
+                let i = e.token().0 as u32;
+                if e.is_writable() {
+                    self.writable(i);
+                }
+                let ending = e.is_read_closed() || e.is_error();
+                if e.is_readable() || ending {
+                    self.read(i);
+                }
+                if ending {
+                    // The end may lie behind what was read, and comes with no event of its own.
+                    self.again.push(i);
+                }
+            }
+            if !self.appends.is_empty() {
+                self.flush_out();
+                self.shared.broker.append(&mut self.appends);
+                // A broker in memory has delivered already.
+                self.take_inbox(&mut queue);
+            }
+            self.flush_out();
+            self.rooms.take_dirty(&mut dirty);
+            for slot in dirty.drain(..) {
+                self.fan_out(slot);
+            }
+            self.wheel.due(self.now_ms, &mut due);
+            for (i, generation) in due.drain(..) {
+                self.timer(i, generation);
+            }
+            self.flush_out();
+            while let Some(i) = self.slow.pop() {
+                self.close_slow(i);
+            }
+            self.bury();
+            if self.stop_by_ms.is_some_and(|by| by <= self.now_ms || self.conns.iter().all(Option::is_none)) {
+                return;
+            }
+        }
+    }
+
+    fn take_inbox(&mut self, queue: &mut Queue) {
+        self.inbox.take(queue);
+        for batch in queue.batches.drain(..) {
+            if let Some(gone) = self.rooms.gather(batch) {
+                gone.own.into_iter().for_each(|o| self.loose_reply(o.reply));
+            }
+        }
+        for reply in queue.replies.drain(..) {
+            self.loose_reply(reply);
+        }
+        for item in queue.items.drain(..) {
+            match item {
+                Item::Upgraded(u) => self.add(u),
+                Item::Read(to, read) => self.read_done(to, read),
+                Item::Hook { key, call, decision } => self.hook_answered(key, call, decision),
+                Item::Presence(room, frame) => self.presence_event(room, &frame),
+                Item::Signal { room, except, frame } => self.signal(room, except, &frame),
+                Item::Kick { target, room, code } => self.kick(&target, room.as_deref(), code),
+                Item::Stop { deadline_ms } => self.stop(deadline_ms),
+            }
+        }
+        self.flush_out();
+    }
+
+    fn conn(&mut self, i: u32) -> Option<&mut Conn> {
+        self.conns.get_mut(i as usize)?.as_mut()
+    }
+
+    /// The slot of a connection, if it is still that one.
+    fn alive(&self, key: ConnectionKey) -> Option<u32> {
+        let c = self.conns.get(key.slot as usize)?.as_ref()?;
+        (c.generation == key.generation).then_some(key.slot)
+    }
+
+    fn key(&self, i: u32) -> ConnectionKey {
+        let generation = self.generations.get(i as usize).copied().unwrap_or_default();
+        ConnectionKey { shard: self.index, slot: i, generation }
+    }
+
+    fn add(&mut self, u: Upgraded) {
+        let i = self.free.pop().unwrap_or_else(|| {
+            self.conns.push(None);
+            self.generations.push(0);
+            self.conns.len() as u32 - 1
+        });
+        let mut io = mio::net::TcpStream::from_std(u.io);
+        // Edge-triggered, both directions at once: no further system call when a backlog comes or goes.
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if self.stop_by_ms.is_some() || self.registry.register(&mut io, Token(i as usize), interest).is_err()
+        {
+            self.free.push(i);
+            return;
+        }
+        self.connections_made += 1;
+        let number = [u64::from(self.index), self.connections_made, self.shared.connection_seed];
+        let id = HashKey([number[2].to_le_bytes(), [0; 8]].concat().try_into().unwrap_or([0; 16]))
+            .body(number[0] as u8, &number[1].to_le_bytes());
+        let generation = self.generations[i as usize];
+        let mut conn = Conn {
+            io,
+            session: Session::new(),
+            generation,
+            id,
+            address: u.address,
+            seen_ms: self.now_ms,
+            pinged_ms: 0,
+            timer_ms: 0,
+            announced: false,
+            extra: None,
+            _permit: u.permit,
+        };
+        if !u.read.is_empty() {
+            conn.extra().partial = u.read.to_vec();
+        }
+        self.conns[i as usize] = Some(conn);
+        self.shared.metrics.connections.inc();
+        self.shared.metrics.connections_opened.inc();
+        let limits = &self.shared.policy.limits;
+        let due = self.now_ms + limits.heartbeat_ms.min(limits.handshake_timeout_ms);
+        self.schedule(i, due);
+        if let Some(connect) = u.connect {
+            let shared = self.shared.clone();
+            let mut effects = take(&mut self.effects);
+            if let Some(c) = self.conn(i) {
+                c.session.connect(connect, &shared.policy, &mut effects);
+            }
+            self.effects = effects;
+            self.apply(i);
+        }
+        // Edge-triggered: what came before the registration has raised an event by it, or is here now.
+        self.again.push(i);
+    }
+
+    /// Looks at the connection at `at_ms`, if it is not looked at sooner.
+    fn schedule(&mut self, i: u32, at_ms: u64) {
+        let Some(c) = self.conns.get_mut(i as usize).and_then(Option::as_mut) else { return };
+        if c.timer_ms == 0 || at_ms < c.timer_ms {
+            c.timer_ms = self.wheel.add(at_ms, i, c.generation);
+        }
+    }
+
+    fn timer(&mut self, i: u32, generation: u32) {
+        let limits = self.shared.policy.limits.clone();
+        let now = self.now_ms;
+        let Some(c) = self.conn(i).filter(|c| c.generation == generation) else { return };
+        if c.timer_ms == 0 || now < c.timer_ms {
+            return;
+        }
+        c.timer_ms = 0;
+        let idle = now.saturating_sub(c.seen_ms);
+        let mut next = c.seen_ms.max(c.pinged_ms) + limits.heartbeat_ms;
+        if let Some(x) = &c.extra {
+            if let Closing::Lingering(until) = x.closing {
+                if now >= until {
+                    self.dead.push(i);
+                    return;
+                }
+                next = next.min(until);
+            }
+            if !x.backlog.is_empty() {
+                if now >= x.progress_ms + limits.slow_ms {
+                    self.shared.metrics.disconnects_slow.inc();
+                    self.dead.push(i);
+                    return;
+                }
+                next = next.min(x.progress_ms + limits.slow_ms);
+            }
+            if let Some(hook) = &x.hook {
+                if now >= hook.deadline_ms {
+                    self.hook_timed_out(i);
+                    self.schedule(i, now + limits.heartbeat_ms);
+                    return;
+                }
+                next = next.min(hook.deadline_ms);
+            }
+        }
+        let Some(c) = self.conn(i) else { return };
+        if c.session.is_new() && !c.is_closing() {
+            if idle >= limits.handshake_timeout_ms {
+                self.close(i, Disconnect::Handshake, "the first frame did not come in time");
+                return;
+            }
+            next = next.min(c.seen_ms + limits.handshake_timeout_ms);
+        }
+        if idle >= limits.heartbeat_ms && !c.has_backlog() && !c.is_closing() {
+            if c.pinged_ms == 0 {
+                c.pinged_ms = now;
+                next = now + limits.heartbeat_timeout_ms;
+                self.write(i, &frame::PING);
+            } else if now >= c.pinged_ms + limits.heartbeat_timeout_ms {
+                self.shared.metrics.disconnects_heartbeat.inc();
+                self.close(i, Disconnect::Heartbeat, "no answer to a ping");
+                return;
+            } else {
+                next = next.min(c.pinged_ms + limits.heartbeat_timeout_ms);
+            }
+        }
+        self.schedule(i, next.max(now + 1));
+    }
+
+    fn writable(&mut self, i: u32) {
+        let now = self.now_ms;
+        let Some(c) = self.conn(i) else { return };
+        if !c.has_backlog() {
+            return;
+        }
+        let before = c.extra.as_ref().map_or(0, |x| x.bytes);
+        if c.drain(now).is_err() {
+            self.dead.push(i);
+            return;
+        }
+        let after = c.extra.as_ref().map_or(0, |x| x.bytes);
+        self.shared.metrics.backlog_bytes.sub((before - after) as u64);
+        if after == 0 {
+            self.drained(i);
+        }
+    }
+
+    /// The backlog has gone: a close goes on, members that are behind read on.
+    fn drained(&mut self, i: u32) {
+        let until = self.now_ms + LINGER_MS;
+        let Some(c) = self.conn(i) else { return };
+        if let Some(x) = &mut c.extra
+            && x.closing == Closing::Draining
+        {
+            x.closing = Closing::Lingering(until);
+            // The peer sees the end of the stream and ends its side; an error means that it has.
+            let _ = c.io.shutdown(std::net::Shutdown::Write);
+            self.schedule(i, until);
+            self.again.push(i);
+            return;
+        }
+        c.tidy();
+        self.catch_up(i);
+    }
+
+    /// Sends bytes to one connection now, in the order of everything else.
+    fn write(&mut self, i: u32, bytes: &[u8]) {
+        self.flush_out_unless(i);
+        self.out.extend_from_slice(bytes);
+        self.out_for = i;
+    }
+
+    /// Gathers a reply for one connection; written with others of its in one go.
+    fn say(&mut self, i: u32, encode: impl FnOnce(&mut Vec<u8>)) {
+        self.flush_out_unless(i);
+        frame::text(&mut self.out, encode);
+        self.out_for = i;
+    }
+
+    fn flush_out_unless(&mut self, i: u32) {
+        if self.out_for != i || self.out.len() > 64 << 10 {
+            self.flush_out();
+        }
+    }
+
+    fn flush_out(&mut self) {
+        if self.out.is_empty() {
+            return;
+        }
+        let out = take(&mut self.out);
+        self.send(self.out_for, &out, None);
+        self.out = out;
+        self.out.clear();
+        self.out.shrink_to(128 << 10);
+        self.out_for = u32::MAX;
+    }
+
+    /// Writes to a connection past everything that was gathered for it; use after [`Shard::flush_out`].
+    fn send(&mut self, i: u32, bytes: &[u8], shared: Option<&bytes::Bytes>) {
+        let (limit, now) = (self.shared.policy.limits.outbound_bytes, self.now_ms);
+        let slow_ms = self.shared.policy.limits.slow_ms;
+        let Some(c) = self.conns.get_mut(i as usize).and_then(Option::as_mut) else { return };
+        let before = c.extra.as_ref().map_or(0, |x| x.bytes);
+        match c.send(bytes, shared, limit, now) {
+            Sent::Fine if before == 0 => return,
+            Sent::Fine => {}
+            Sent::Began => self.schedule(i, now + slow_ms),
+            Sent::Slow => self.slow.push(i),
+            Sent::Dead => self.dead.push(i),
+        }
+        let after = self.conn(i).and_then(|c| c.extra.as_ref()).map_or(0, |x| x.bytes);
+        self.shared.metrics.backlog_bytes.add(after.saturating_sub(before) as u64);
+    }
+
+    /// A member past its backlog: what waits is given up, for it is not worth its memory; it learns the code if it reads on.
+    fn close_slow(&mut self, i: u32) {
+        let Some(c) = self.conn(i).filter(|c| !c.is_closing()) else { return };
+        let x = c.extra();
+        // The first slice may be half written; it must be finished, or the close frame would not be read as one.
+        let first = x.backlog.pop_front();
+        let dropped: usize = x.backlog.drain(..).map(|b| b.len()).sum();
+        x.bytes -= dropped.min(x.bytes);
+        x.backlog.extend(first);
+        self.shared.metrics.backlog_bytes.sub(dropped as u64);
+        self.shared.metrics.disconnects_slow.inc();
+        self.close(i, Disconnect::Slow, "this connection did not keep up");
+    }
+
+    /// Tells the client why, closes the WebSocket, and ends the connection once that is out.
+    fn close(&mut self, i: u32, why: Disconnect, text: &str) {
+        let Some(c) = self.conn(i) else { return };
+        if c.is_closing() {
+            return;
+        }
+        c.session.close(why, "", &mut Vec::new());
+        self.say(i, |out| encode::disconnect(out, why, text));
+        self.write(i, &frame::close(why.number(), why.name()));
+        if why == Disconnect::Protocol {
+            self.shared.metrics.disconnects_protocol.inc();
+        }
+        self.finish(i, Some(why));
+    }
+
+    /// Nothing is read from or said to the connection any more; it ends once its backlog is out.
+    fn finish(&mut self, i: u32, why: Option<Disconnect>) {
+        self.flush_out();
+        self.leave_all(i);
+        self.announce_end(i, why);
+        let slow_ms = self.shared.policy.limits.slow_ms;
+        let due = self.now_ms + slow_ms;
+        let Some(c) = self.conn(i) else { return };
+        let x = c.extra();
+        x.partial = Vec::new();
+        x.ws = None;
+        x.hook = None;
+        x.closing = Closing::Draining;
+        if x.backlog.is_empty() {
+            self.drained(i);
+        } else {
+            self.schedule(i, due);
+        }
+    }
+
+    fn announce_end(&mut self, i: u32, why: Option<Disconnect>) {
+        let events = self.shared.events.clone();
+        let Some(c) = self.conn(i) else { return };
+        if take(&mut c.announced) {
+            events.push(|| Event::Disconnected {
+                connection: connection_name(c.id),
+                user: c.session.user().to_string(),
+                why,
+            });
+        }
+    }
+
+    /// Forgets the connections that have ended.
+    fn bury(&mut self) {
+        while let Some(i) = self.dead.pop() {
+            if self.conn(i).is_none() {
+                continue;
+            }
+            self.leave_all(i);
+            self.announce_end(i, None);
+            let Some(mut c) = self.conns.get_mut(i as usize).and_then(Option::take) else { continue };
+            // Closing the socket takes it out of the poll set in any case.
+            let _ = self.registry.deregister(&mut c.io);
+            self.shared.metrics.backlog_bytes.sub(c.extra.as_ref().map_or(0, |x| x.bytes) as u64);
+            self.generations[i as usize] = self.generations[i as usize].wrapping_add(1);
+            self.free.push(i);
+            self.shared.metrics.connections.sub(1);
+        }
+    }
+
+    fn kick(&mut self, target: &Target, room: Option<&str>, code: Disconnect) {
+        let hit: Vec<u32> = (0..self.conns.len() as u32)
+            .filter(|&i| {
+                self.conns[i as usize].as_ref().is_some_and(|c| match target {
+                    Target::Connection(id) => c.id == *id,
+                    Target::User(user) => c.announced && **c.session.user() == **user,
+                })
+            })
+            .collect();
+        for i in hit {
+            match room {
+                Some(room) => self.evict(i, room),
+                None => self.close(i, code, "closed by the host"),
+            }
+        }
+    }
+
+    fn stop(&mut self, deadline_ms: u64) {
+        self.stop_by_ms = Some(deadline_ms);
+        for i in 0..self.conns.len() as u32 {
+            self.close(i, Disconnect::Shutdown, "the server is stopping; connect again");
+        }
+    }
+}
+
+/// A connection's id as text.
+pub(crate) fn connection_name(id: u64) -> String {
+    format!("c{id:016x}")
+}

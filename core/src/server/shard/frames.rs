@@ -1,0 +1,243 @@
+//! Reading: from bytes to commands.
+
+use super::Shard;
+use crate::codes::Disconnect;
+use crate::protocol::native::decode::{self, Refused};
+use crate::server::conn::Closing;
+use crate::server::wire::{self, Got};
+use crate::session::Failure;
+use std::io::{ErrorKind, Read};
+use std::mem::take;
+use std::sync::Arc;
+
+/// Size of a shard's read buffer.
+pub(super) const READ: usize = 64 << 10;
+
+/// What processing a buffer came to.
+enum Done {
+    /// All of it was used or kept.
+    All,
+    /// The session became busy; the rest was kept.
+    Stalled,
+    /// The connection has ended.
+    Ended,
+}
+
+impl Shard {
+    /// Reads what is there, one buffer at most.
+    pub(super) fn read(&mut self, i: u32) {
+        let policy = self.shared.clone();
+        let policy = &policy.policy;
+        let Some(c) = self.conn(i) else { return };
+        if let Some(x) = &c.extra
+            && x.closing != Closing::No
+        {
+            return self.read_to_end(i);
+        }
+        if c.session.is_busy(policy) {
+            c.extra().unread = true;
+            return;
+        }
+        let mut buf = take(&mut self.buf);
+        let mut have = 0;
+        let Some(c) = self.conns.get_mut(i as usize).and_then(Option::as_mut) else { return };
+        if let Some(x) = &mut c.extra {
+            x.unread = false;
+            if take(&mut x.stalled) {
+                // Whole frames from before: these first, and nothing is read until they are done.
+                let mut kept = take(&mut x.partial);
+                x.unread = true;
+                self.buf = buf;
+                match self.frames(i, &mut kept) {
+                    Done::Ended => self.dead.push(i),
+                    Done::All => self.again.push(i),
+                    Done::Stalled => {}
+                }
+                return;
+            }
+            // The start of a frame from an earlier turn.
+            have = x.partial.len();
+            if buf.len() < have + READ {
+                buf.resize(have + READ, 0);
+            }
+            buf[..have].copy_from_slice(&x.partial);
+            x.partial = Vec::new();
+        }
+        let mut ended = false;
+        match c.io.read(&mut buf[have..]) {
+            Ok(0) => ended = true,
+            Ok(n) => {
+                have += n;
+                c.seen_ms = self.now_ms;
+                c.pinged_ms = 0;
+                // A full buffer means that there is more. A short one may have an end of stream behind it that comes with no
+                // event of its own, so it is read once more; that read is what finds the socket empty, in a later turn.
+                if have == buf.len() {
+                    self.again.push(i);
+                }
+            }
+            Err(e) if e.kind() == ErrorKind::WouldBlock || e.kind() == ErrorKind::Interrupted => {}
+            Err(_) => ended = true,
+        }
+        match self.frames(i, &mut buf[..have]) {
+            Done::Ended => ended = true,
+            Done::All | Done::Stalled => {}
+        }
+        if ended {
+            self.dead.push(i);
+        }
+        if buf.len() > READ {
+            buf.truncate(READ);
+            buf.shrink_to_fit();
+        }
+        self.buf = buf;
+    }
+
+    /// A connection that is being closed: its input is thrown away until it ends.
+    fn read_to_end(&mut self, i: u32) {
+        let mut buf = take(&mut self.buf);
+        if let Some(c) = self.conn(i) {
+            match c.io.read(&mut buf) {
+                Ok(n) if n > 0 => self.again.push(i),
+                Err(e) if e.kind() == ErrorKind::WouldBlock || e.kind() == ErrorKind::Interrupted => {}
+                _ => self.dead.push(i),
+            }
+        }
+        self.buf = buf;
+    }
+
+    /// Takes the frames of a buffer; keeps what is left.
+    fn frames(&mut self, i: u32, mut b: &mut [u8]) -> Done {
+        let shared = self.shared.clone();
+        let policy = &shared.policy;
+        let max = policy.limits.message_bytes;
+        while !b.is_empty() {
+            let Some(c) = self.conns.get_mut(i as usize).and_then(Option::as_mut) else { return Done::All };
+            if c.is_closing() {
+                return Done::All;
+            }
+            if c.session.is_busy(policy) {
+                let x = c.extra();
+                x.partial = b.to_vec();
+                x.stalled = true;
+                return Done::Stalled;
+            }
+            let (head, at, end) = match wire::head(b, max) {
+                Ok(Some(h)) if h.2 <= b.len() => h,
+                Ok(_) => {
+                    c.extra().partial = b.to_vec();
+                    return Done::All;
+                }
+                Err(e) => return self.protocol_error(i, &e),
+            };
+            let (frame, rest) = take(&mut b).split_at_mut(end);
+            b = rest;
+            let (mid, fragments) = c.extra.as_ref().map_or((false, 0), |x| (x.mid, x.fragments));
+            if !mid && let (Some(text), Some(mask)) = (wire::plain(&head), head.mask) {
+                if !text {
+                    self.close(
+                        i,
+                        Disconnect::Protocol,
+                        "binary frames are not part of this protocol; send JSON text",
+                    );
+                    return Done::All;
+                }
+                let payload = &mut frame[at..];
+                wire::unmask(payload, mask);
+                match std::str::from_utf8(payload) {
+                    Ok(text) => self.message(i, text),
+                    Err(e) => {
+                        let e = tokio_tungstenite::tungstenite::Error::Utf8(e.to_string());
+                        return self.protocol_error(i, &e);
+                    }
+                }
+                continue;
+            }
+            if wire::is_fragment(&head) && fragments >= policy.limits.fragments {
+                self.write(i, &crate::protocol::frame::close(1008, "too many fragments"));
+                self.shared.metrics.disconnects_protocol.inc();
+                self.finish(i, Some(Disconnect::Protocol));
+                return Done::All;
+            }
+            let x = c.extra();
+            let mut ws = x.ws.take().unwrap_or_else(|| wire::context(max));
+            let (mut out, mut got) = (Vec::new(), Vec::new());
+            let fed = wire::feed(&mut ws, frame, &mut out, |g| got.push(g));
+            let done = wire::finishes(&head, mid);
+            x.mid = !done;
+            x.fragments = if done { 0 } else { fragments + usize::from(wire::is_fragment(&head)) };
+            if !done {
+                x.ws = Some(ws);
+            }
+            for g in got {
+                match g {
+                    Got::Text(text) => self.message(i, &text),
+                    Got::Binary => {
+                        let text = "binary frames are not part of this protocol; send JSON text";
+                        self.close(i, Disconnect::Protocol, text);
+                    }
+                }
+            }
+            if !out.is_empty() {
+                self.write(i, &out);
+            }
+            if let Err(e) = fed {
+                return self.protocol_error(i, &e);
+            }
+            if let Some(c) = self.conn(i) {
+                c.tidy();
+            }
+        }
+        Done::All
+    }
+
+    /// Ends a connection that broke the WebSocket protocol, or whose closing handshake is done.
+    fn protocol_error(&mut self, i: u32, e: &tokio_tungstenite::tungstenite::Error) -> Done {
+        match wire::close_for(e) {
+            Some(close) => {
+                self.shared.metrics.disconnects_protocol.inc();
+                self.write(i, &close);
+            }
+            None if matches!(e, tokio_tungstenite::tungstenite::Error::ConnectionClosed) => {}
+            None => return Done::Ended,
+        }
+        self.finish(i, None);
+        Done::All
+    }
+
+    /// One message of a client.
+    fn message(&mut self, i: u32, text: &str) {
+        let shared = self.shared.clone();
+        let now = self.now_ms;
+        let mut effects = take(&mut self.effects);
+        let Some(c) = self.conns.get_mut(i as usize).and_then(Option::as_mut) else { return };
+        match decode::decode(text, &shared.policy.limits) {
+            Ok(command) => c.session.command(command, &shared.policy, now, &mut effects),
+            Err(refused) => {
+                let failure = failure(refused);
+                c.session.refused(failure, &shared.policy, &mut effects);
+            }
+        }
+        self.effects = effects;
+        self.apply(i);
+    }
+
+    /// The session may no longer be busy: what it left unread is read in the next turn.
+    pub(super) fn resume(&mut self, i: u32) {
+        let shared = self.shared.clone();
+        let Some(c) = self.conn(i) else { return };
+        if c.extra.as_ref().is_some_and(|x| x.stalled || x.unread) && !c.session.is_busy(&shared.policy) {
+            self.again.push(i);
+        }
+    }
+}
+
+fn failure(r: Refused) -> Failure {
+    Failure {
+        error: r.error,
+        reference: r.reference,
+        id: r.id.map(String::into_boxed_str),
+        room: r.room.map(Arc::from),
+        publish: r.publish,
+    }
+}

@@ -1,0 +1,326 @@
+//! Members: joining, catching up, leaving.
+
+use super::{Shard, connection_name};
+use crate::broker::history::{StreamPage, StreamStart};
+use crate::codes::{Code, Disconnect};
+use crate::command::{JoinOptions, Ref, Start};
+use crate::error::{Error, Result};
+use crate::events::Event;
+use crate::protocol::native::encode;
+use crate::room::hub::RoomKey;
+use crate::server::inbox::{Read, ReadFor};
+use crate::server::reader::{Job, What};
+use crate::server::rooms::Late;
+use crate::server::shard::effects::EncodedReply;
+use crate::session::stream::{Behind, Next};
+use crate::session::{Failure, Membership};
+use bytes::Bytes;
+use std::mem::take;
+use std::sync::Arc;
+
+impl Shard {
+    /// Makes a connection a member; the session has the membership already.
+    pub(super) fn join(&mut self, i: u32, room: &Arc<str>, options: JoinOptions, reference: Ref) {
+        let slot = match self.rooms.find(room) {
+            Some(slot) => slot,
+            None => {
+                let key = self.rooms.next_key();
+                match self.shared.hub.route(room, self.index, key) {
+                    Ok(cursor) => self.rooms.insert(room.clone(), cursor),
+                    Err(e) => {
+                        let error = Error::new(Code::Unavailable, format!("the view cannot be read: {e}"));
+                        return self.join_failed(i, room, error, reference);
+                    }
+                }
+            }
+        };
+        let Some(c) = self.conns.get_mut(i as usize).and_then(Option::as_mut) else { return };
+        let user = c.session.user().clone();
+        if let Some(m) = c.session.memberships_mut().iter_mut().find(|m| m.room == *room) {
+            m.slot = slot;
+        }
+        let id = c.id;
+        let Some(r) = self.rooms.get(slot) else { return };
+        r.watchers += u32::from(options.presence);
+        r.late.push(Late { conn: i, stream: None, join: Some((options, reference)), early: Vec::new() });
+        let (cursor, generation) = (r.cursor, r.generation);
+        self.shared.presence.join(room, &user, options.presence);
+        self.shared.metrics.members.inc();
+        self.shared.events.push(|| Event::Joined {
+            connection: connection_name(id),
+            user: user.to_string(),
+            room: room.to_string(),
+        });
+        // A batch of this turn is not in the cursor yet: its rows are in the view, and this member reads up to the cursor.
+        match self.shared.history.memory_start(room, &options.start, cursor) {
+            Some(start) => self.started(i, slot, Ok(start)),
+            None => {
+                let to = ReadFor { key: self.key(i), room: RoomKey { slot, generation } };
+                self.read_history(What::Start { start: options.start, cursor }, room.clone(), to);
+            }
+        }
+    }
+
+    fn join_failed(&mut self, i: u32, room: &Arc<str>, error: Error, reference: Ref) {
+        if let Some(c) = self.conn(i) {
+            c.session.forget(room);
+        }
+        let failure = Failure { error, reference, id: None, room: Some(room.clone()), publish: false };
+        self.fail(i, &failure);
+    }
+
+    /// The start of a member's stream is known.
+    fn started(&mut self, i: u32, slot: u32, start: Result<StreamStart>) {
+        let Some(r) = self.rooms.get(slot) else { return };
+        let Some(late) = r.late.iter_mut().find(|l| l.conn == i) else { return };
+        let Some((options, reference)) = late.join.take() else { return };
+        let room = r.name.clone();
+        let start = match start {
+            Ok(start) => start,
+            Err(error) => {
+                let membership = self.conn(i).and_then(|c| c.session.forget(&room));
+                if let Some(m) = membership {
+                    self.leave(i, m);
+                }
+                let failure = Failure { error, reference, id: None, room: Some(room), publish: false };
+                return self.fail(i, &failure);
+            }
+        };
+        let mut stream = Behind::new(start.offset);
+        let mut ready = Vec::new();
+        for early in take(&mut late.early) {
+            ready.extend(hold(&mut stream, options.echo, early));
+        }
+        late.stream = Some(stream);
+        let cursor = r.cursor;
+        let resumed = matches!(options.start, Start::Since { .. });
+        if resumed {
+            let m = &self.shared.metrics;
+            if start.recovered { m.resumes.inc() } else { m.resets.inc() }
+        }
+        let joined = encode::Joined {
+            reference,
+            room: &room,
+            epoch: self.shared.history.epoch(&room),
+            offset: start.offset,
+            last: cursor.max(start.page.reached),
+            recovered: resumed.then_some(start.recovered),
+        };
+        self.say(i, |out| encode::joined(out, &joined));
+        for reply in ready {
+            self.write(i, &reply);
+        }
+        self.paged(i, slot, Ok(start.page));
+    }
+
+    /// A page of a member's stream is here: it is sent, and the member goes on.
+    fn paged(&mut self, i: u32, slot: u32, page: Result<StreamPage>) {
+        let page = match page {
+            Ok(page) => page,
+            Err(e) => {
+                // The stream cannot go on without a gap here: the client comes back and is told.
+                tracing::warn!(error = %e, "a member's history cannot be read; it is disconnected");
+                return self.close(
+                    i,
+                    Disconnect::Reconnect,
+                    "the history could not be read; connect again and resume",
+                );
+            }
+        };
+        let small = page.frames.iter().map(Bytes::len).sum::<usize>() < 16 << 10;
+        if !small {
+            self.flush_out();
+        }
+        for frame in &page.frames {
+            if small {
+                self.write(i, frame);
+            } else {
+                self.send(i, frame, Some(frame));
+            }
+        }
+        self.shared.metrics.deliveries.add(page.count);
+        let Some(stream) = self.stream(i, slot) else { return };
+        stream.page(page.reached);
+        let mut released = Vec::new();
+        while let Some(reply) = stream.release() {
+            released.push(reply);
+        }
+        for reply in released {
+            self.write(i, &reply);
+        }
+        self.advance(i, slot);
+    }
+
+    fn stream(&mut self, i: u32, slot: u32) -> Option<&mut Behind<Vec<u8>>> {
+        self.rooms.get(slot)?.late.iter_mut().find(|l| l.conn == i)?.stream.as_mut()
+    }
+
+    /// Goes on with a member that is behind: the next page, once its socket has taken the last one; or live.
+    pub(super) fn advance(&mut self, i: u32, slot: u32) {
+        if self.conn(i).is_none_or(|c| c.has_backlog() || c.is_closing()) {
+            return;
+        }
+        let Some(r) = self.rooms.get(slot) else { return };
+        let (cursor, generation, room) = (r.cursor, r.generation, r.name.clone());
+        let Some(stream) = self.stream(i, slot) else { return };
+        match stream.next(cursor) {
+            Next::Wait => {}
+            Next::Live => {
+                let Some(r) = self.rooms.get(slot) else { return };
+                r.late.retain(|l| l.conn != i);
+                r.live.push(i);
+            }
+            Next::Read { after, to } => {
+                let for_whom = ReadFor { key: self.key(i), room: RoomKey { slot, generation } };
+                self.read_history(What::Page { after, to }, room, for_whom);
+            }
+        }
+    }
+
+    /// Goes on with every room in which a connection is behind, after its backlog has gone.
+    pub(super) fn catch_up(&mut self, i: u32) {
+        let Some(c) = self.conn(i) else { return };
+        let slots: Vec<u32> = c.session.memberships().iter().map(|m| m.slot).collect();
+        for slot in slots {
+            self.advance(i, slot);
+        }
+    }
+
+    /// Reads history for a request.
+    pub(super) fn request(&mut self, i: u32, room: &Arc<str>, what: What, reference: Ref) {
+        let room_key = RoomKey { slot: u32::MAX, generation: 0 };
+        if let Some(c) = self.conn(i) {
+            c.extra().request = Some((room.clone(), reference));
+        }
+        let to = ReadFor { key: self.key(i), room: room_key };
+        self.read_history(what, room.clone(), to);
+    }
+
+    fn read_history(&mut self, what: What, room: Arc<str>, to: ReadFor) {
+        let job = Job { what, room, to, inbox: self.inbox.clone() };
+        self.reads_waiting.push_back(job);
+        self.start_reads();
+    }
+
+    fn start_reads(&mut self) {
+        while self.reads_running < self.shared.policy.limits.history_reads.max(1)
+            && let Some(job) = self.reads_waiting.pop_front()
+        {
+            if let Err(job) = self.shared.readers.read(job) {
+                // Cannot be: the queue holds what all shards may have under way. Tried again with the next read that ends.
+                self.reads_waiting.push_front(job);
+                return;
+            }
+            self.reads_running += 1;
+        }
+    }
+
+    /// A read has ended.
+    pub(super) fn read_done(&mut self, to: ReadFor, read: Read) {
+        self.reads_running = self.reads_running.saturating_sub(1);
+        self.start_reads();
+        let Some(i) = self.alive(to.key) else { return };
+        if self.conn(i).is_none_or(|c| c.is_closing()) {
+            return;
+        }
+        match read {
+            Read::History(page) => self.history_page(i, page),
+            // The room may have been left meanwhile, and even joined again: then its stream is another one.
+            _ if self.rooms.by_key(to.room).is_none() => {}
+            Read::Start(start) => self.started(i, to.room.slot, start),
+            Read::Page(page) => self.paged(i, to.room.slot, page),
+        }
+    }
+
+    fn history_page(&mut self, i: u32, page: Result<crate::broker::history::HistoryPage>) {
+        let Some(c) = self.conn(i) else { return };
+        c.session.done_waiting();
+        let Some((room, reference)) = c.extra().request.take() else { return };
+        c.tidy();
+        match page {
+            Ok(page) => {
+                self.say(i, |out| {
+                    encode::history(
+                        out,
+                        reference,
+                        &room,
+                        page.epoch,
+                        &page.publications,
+                        page.more,
+                        page.last,
+                    )
+                });
+            }
+            Err(error) => {
+                self.fail(i, &Failure { error, reference, id: None, room: Some(room), publish: false });
+            }
+        }
+        self.resume(i);
+    }
+
+    /// A reply that belongs behind a position of a room: at once, or when the member has been sent that much.
+    pub(super) fn reply_at(&mut self, i: u32, room: &str, reply: EncodedReply) {
+        let echo = self
+            .conn(i)
+            .is_some_and(|c| c.session.memberships().iter().any(|m| *m.room == *room && m.options.echo));
+        let late =
+            self.rooms.find(room).and_then(|s| self.rooms.get(s)?.late.iter_mut().find(|l| l.conn == i));
+        let now = match late {
+            None => Some(reply.bytes),
+            Some(Late { stream: Some(stream), .. }) => hold(stream, echo, reply),
+            Some(late) => {
+                late.early.push(reply);
+                None
+            }
+        };
+        if let Some(reply) = now {
+            self.write(i, &reply);
+        }
+    }
+
+    /// Ends a membership that has been taken out of its session.
+    pub(super) fn leave(&mut self, i: u32, m: Membership) {
+        let Some(c) = self.conn(i) else { return };
+        let (user, id) = (c.session.user().clone(), c.id);
+        let Some(r) = self.rooms.get(m.slot) else { return };
+        match r.live.iter().position(|x| *x == i) {
+            Some(at) => {
+                r.live.swap_remove(at);
+            }
+            None => r.late.retain(|l| l.conn != i),
+        }
+        r.watchers -= u32::from(m.options.presence).min(r.watchers);
+        let empty = r.is_empty();
+        self.shared.presence.leave(&m.room, &user, m.options.presence);
+        self.shared.metrics.members.sub(1);
+        let events = self.shared.events.clone();
+        events.push(|| Event::Left {
+            connection: connection_name(id),
+            user: user.to_string(),
+            room: m.room.to_string(),
+        });
+        if empty && let Some((name, key, own)) = self.rooms.remove(m.slot) {
+            self.shared.hub.unroute(&name, self.index, key);
+            own.into_iter().for_each(|o| self.loose_reply(o.reply));
+        }
+    }
+
+    /// Ends all memberships of a connection.
+    pub(super) fn leave_all(&mut self, i: u32) {
+        loop {
+            let Some(c) = self.conn(i) else { return };
+            let Some(room) = c.session.memberships().last().map(|m| m.room.clone()) else { return };
+            let Some(m) = c.session.forget(&room) else { return };
+            self.leave(i, m);
+        }
+    }
+}
+
+/// Keeps a reply for its place in a stream, or gives it back if the stream is past it. A publication that is still to come is the
+/// ack of a member with echo.
+fn hold(stream: &mut Behind<Vec<u8>>, echo: bool, reply: EncodedReply) -> Option<Vec<u8>> {
+    if echo && reply.own_is_ack && reply.position > stream.at() {
+        return None;
+    }
+    stream.hold(reply.position, reply.bytes)
+}
