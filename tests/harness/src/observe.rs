@@ -114,6 +114,8 @@ pub struct PublishLog {
     pub not_stored: u32,
     /// How often the answer was *unknown*, or none came before the connection ended.
     pub unknown: u32,
+    /// How often the client gave up waiting for an answer although the connection stood.
+    pub overdue: u32,
     /// Answers that named a position: acks, and own publications.
     pub acks: Vec<AckLog>,
 }

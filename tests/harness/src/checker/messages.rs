@@ -25,6 +25,11 @@ pub(super) fn check(clients: &[&ClientLog], log: &Log, complete: bool, verdict: 
         for publish in &client.publishes {
             let room = client.rooms.get(publish.room).map_or("", |r| r.room.as_str());
             count(publish, verdict);
+            if publish.overdue > 0 {
+                verdict.add(Wrong::Unanswered, || {
+                    format!("{} waited in vain for an answer to id {:?} in {room}", client.name, publish.id)
+                });
+            }
             let epoch = log.room(room).and_then(|r| r.epoch.as_deref());
             let told = publish.acks.iter().filter_map(|a| client.epochs.get(a.epoch));
             if let (Some(epoch), Some(other)) = (epoch, told.into_iter().find(|e| Some(e.as_str()) != epoch))

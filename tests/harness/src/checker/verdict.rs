@@ -29,7 +29,7 @@ wrongs! {
     FalseDuplicate = "false_duplicate";
     /// A message was reported as not stored each time it was sent, and the log holds it.
     StoredAfterAll = "stored_after_all";
-    /// A message has no answer although the run came to rest.
+    /// A message has no answer although the run came to rest, or had none in time on a connection that stood.
     Unanswered = "unanswered";
     /// A member got one publication twice.
     Double = "double";

@@ -312,6 +312,7 @@ impl State {
             attempts: 0,
             not_stored: 0,
             unknown: 0,
+            overdue: 0,
             acks: Vec::new(),
         });
         let (binary, text) = match payload {
@@ -346,6 +347,16 @@ impl State {
             ..Request::default()
         };
         Some(request.text())
+    }
+
+    /// The client gives up waiting for an answer to what it sent: the outcome is unknown. It should send it again.
+    pub fn overdue(&mut self, message: usize) {
+        if self.unanswered.contains(&message)
+            && let Some(publish) = self.log.publishes.get_mut(message)
+        {
+            publish.unknown += 1;
+            publish.overdue += 1;
+        }
     }
 
     /// Frees what is kept of a message that will not be sent again.

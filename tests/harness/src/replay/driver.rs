@@ -48,6 +48,8 @@ enum Chore {
     Connect(usize),
     /// Send a message once more.
     Retry(usize),
+    /// See whether a message has its answer: for the connection with this number of drops before it.
+    Overdue(usize, u64),
     Rejoin(usize, usize),
 }
 
@@ -353,6 +355,19 @@ impl<'a> Driver<'a> {
                     self.send(actor, frame);
                 }
             }
+            Chore::Overdue(number, drops) => {
+                let Some(msg) = self.messages.get(number).filter(|m| m.phase != Phase::Done) else {
+                    return Ok(());
+                };
+                let place = msg.place;
+                let Some(a) = self.actors.get_mut(msg.actor) else { return Ok(()) };
+                let stood = a.state.log().drops;
+                if stood == drops && a.open {
+                    a.state.overdue(place);
+                    self.later(Duration::ZERO, Chore::Retry(number));
+                }
+                self.later(self.options.answer_timeout, Chore::Overdue(number, stood));
+            }
             Chore::Rejoin(actor, room) => {
                 if let Some(a) = self.actors.get_mut(actor).filter(|a| a.open && !a.state.is_in(room)) {
                     let frame = a.state.rejoin(room);
@@ -651,6 +666,7 @@ impl<'a> Driver<'a> {
         let every = self.options.duplicate_every;
         let twice = every > 0 && (number as u64 + 1).is_multiple_of(every);
         let at_once = twice && ((number as u64 + 1) / every).is_multiple_of(2);
+        let drops = a.state.log().drops;
         let second = if at_once { a.state.send_again(message) } else { None };
         self.messages.push(Msg {
             actor,
@@ -664,6 +680,7 @@ impl<'a> Driver<'a> {
             stage.under_way += 1;
         }
         self.progress.sent += 1;
+        self.later(self.options.answer_timeout, Chore::Overdue(number, drops));
         self.send(actor, frame);
         if let Some(second) = second {
             self.report.retries += 1;

@@ -61,6 +61,9 @@ pub struct Options {
     pub window: Option<usize>,
     /// Publishes a second that one connection keeps to, with twice as many at once; 0: any number. Default 45.
     pub publish_rate: u32,
+    /// How long a sending may be without an answer while its connection stands. Past it the checker says so, and the
+    /// message is sent again. Default 15 s, more than the server's `publish_timeout_ms`.
+    pub answer_timeout: Duration,
     /// With nothing happening for this long, a run counts as come to rest. Default 5 s.
     pub patience: Duration,
     /// What the run is meant to provoke; it fails if it does not.
@@ -85,6 +88,7 @@ impl Options {
             per_sender: false,
             window: None,
             publish_rate: 45,
+            answer_timeout: Duration::from_secs(15),
             patience: Duration::from_secs(5),
             expect: Expect::default(),
         }
