@@ -127,6 +127,18 @@ fn a_server_that_stays_away_fails_the_run() {
     assert!(!report.ok() && !report.failures.is_empty(), "{report}");
 }
 
+/// The whole corpus, against the toy in one process: how fast the harness itself is. Run with
+/// `cargo test --release -p klatch-harness -- --ignored --nocapture whole`.
+#[test]
+#[ignore = "takes a while unless it is built with optimisation"]
+fn the_whole_corpus() {
+    let toy = Toy::start();
+    let options = Options { drops_per_1000: 10, duplicate_every: 100, ..Options::new(toy.url()) };
+    let report = replay::run_with(corpus(), &options, |_| (), |_| Ok(toy.log())).unwrap();
+    println!("{report}");
+    assert!(report.ok(), "{report}");
+}
+
 #[test]
 fn what_was_not_provoked_fails() {
     let toy = Toy::start();
