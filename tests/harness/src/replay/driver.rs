@@ -1,50 +1,42 @@
 //! The loop of a replay: one thread, all sockets.
 
 use super::actor::{Actor, Random, backoff};
-use super::corpus::{Corpus, Script, Step};
+use super::corpus::Corpus;
 use super::histogram::Histogram;
 use super::report::Report;
-use super::{Options, Progress, Speed, prefix};
+use super::stage::Stage;
+use super::{Options, Progress, Speed};
 use crate::client::{Event, Fleet, JoinOptions, Link, Opening, Outcome, Seen, State};
 use crate::observe::ClientLog;
 use crate::target::Target;
-use crate::wire::{Frame, Payload};
+use crate::wire::Frame;
 use std::collections::{BinaryHeap, HashMap};
 use std::io;
 use std::time::{Duration, Instant};
 
 /// One message of the corpus.
-struct Msg {
-    actor: usize,
+pub(super) struct Msg {
+    pub(super) actor: usize,
     /// Its place in the actor's state.
-    place: usize,
-    script: usize,
-    first_sent: Instant,
-    phase: Phase,
+    pub(super) place: usize,
+    pub(super) script: usize,
+    pub(super) first_sent: Instant,
+    pub(super) phase: Phase,
     /// Whether it is to be sent once more after its answer.
-    again: bool,
+    pub(super) again: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     UnderWay,
     /// Answered, and sent once more on purpose.
     Again,
     Done,
 }
 
-/// Where a room's script is.
-struct Stage {
-    script: Script,
-    next: usize,
-    under_way: usize,
-    /// The largest offset that anyone was told of.
-    end: u64,
-}
-
 /// Something to be done later.
 #[derive(PartialEq, Eq, PartialOrd, Ord, Clone, Copy)]
-enum Chore {
+pub(super) enum Chore {
     Connect(usize),
     /// Send a message once more.
     Retry(usize),
@@ -53,33 +45,27 @@ enum Chore {
     Rejoin(usize, usize),
 }
 
-enum Did {
-    Step,
-    Message,
-    Wait,
-}
-
 pub(super) struct Driver<'a> {
-    options: &'a Options,
+    pub(super) options: &'a Options,
     target: Target,
     fleet: Fleet,
-    random: Random,
-    actors: Vec<Actor>,
+    pub(super) random: Random,
+    pub(super) actors: Vec<Actor>,
     by_link: HashMap<Link, usize>,
     /// By room (empty with one client per sender) and sender.
     people: HashMap<(String, String), usize>,
-    stages: Vec<Stage>,
-    places: HashMap<String, usize>,
-    messages: Vec<Msg>,
+    pub(super) stages: Vec<Stage>,
+    pub(super) places: HashMap<String, usize>,
+    pub(super) messages: Vec<Msg>,
     chores: BinaryHeap<std::cmp::Reverse<(Instant, Chore)>>,
     /// Connections to break before anything more is read from them.
-    cuts: Vec<usize>,
+    pub(super) cuts: Vec<usize>,
     dialing: usize,
-    progress: Progress,
+    pub(super) progress: Progress,
     ack: Histogram,
     delivery: Histogram,
-    report: Report,
-    began: Instant,
+    pub(super) report: Report,
+    pub(super) began: Instant,
     last_answer: Instant,
 }
 
@@ -127,6 +113,9 @@ impl<'a> Driver<'a> {
         // Listeners are members before the first message.
         while !self.all_in() && self.report.failures.is_empty() {
             self.turn(&mut events)?;
+            if self.began.elapsed() > self.options.reconnect_for + self.options.answer_timeout {
+                self.report.failures.push("the listeners could not join in time".to_owned());
+            }
         }
         self.began = Instant::now();
         let mut last_event = self.began;
@@ -213,7 +202,7 @@ impl<'a> Driver<'a> {
     }
 
     /// The client of this person, made if it is new.
-    fn person(&mut self, room: &str, name: &str, alone: bool) -> usize {
+    pub(super) fn person(&mut self, room: &str, name: &str, alone: bool) -> usize {
         let scope = if self.options.per_sender && !alone { "" } else { room };
         let key = (scope.to_owned(), name.to_owned());
         if let Some(actor) = self.people.get(&key) {
@@ -228,7 +217,7 @@ impl<'a> Driver<'a> {
 
     // ---- connections ----
 
-    fn later(&mut self, wait: Duration, chore: Chore) {
+    pub(super) fn later(&mut self, wait: Duration, chore: Chore) {
         self.chores.push(std::cmp::Reverse((Instant::now() + wait, chore)));
     }
 
@@ -237,7 +226,7 @@ impl<'a> Driver<'a> {
     }
 
     /// Sees to it that the actor is connected, or about to be.
-    fn wanted(&mut self, actor: usize) {
+    pub(super) fn wanted(&mut self, actor: usize) {
         if let Some(a) = self.actors.get_mut(actor)
             && a.link.is_none()
             && a.back_at.is_none()
@@ -301,7 +290,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    fn send(&mut self, actor: usize, frame: String) {
+    pub(super) fn send(&mut self, actor: usize, frame: String) {
         if let Some(a) = self.actors.get(actor)
             && a.open
             && let Some(link) = a.link
@@ -453,6 +442,9 @@ impl<'a> Driver<'a> {
                     self.answered(actor, message, false);
                 }
             }
+            Seen::Refused { room: None, retry_after_ms: 0, error } => {
+                self.report.failures.push(format!("a frame was refused: {error}: {}", &*frame.message));
+            }
             Seen::Refused { room: Some(room), retry_after_ms, error } => {
                 if retry_after_ms > 0 {
                     let wait = Duration::from_millis(retry_after_ms);
@@ -461,14 +453,14 @@ impl<'a> Driver<'a> {
                     self.report.failures.push(format!("a join or leave was refused: {error}"));
                 }
             }
-            Seen::Left { .. } if !self.options.per_sender => {
-                // Nothing keeps this person's connection any more, unless a script brings it back.
-                if a.under_way == 0 && a.state.unanswered() == 0 {
-                    a.open = false;
-                    if let Some(link) = a.link.take() {
-                        self.by_link.remove(&link);
-                        self.fleet.close(link, 1000, "");
-                    }
+            // Nothing keeps this person's connection any more, unless a script brings it back.
+            Seen::Left { .. }
+                if !self.options.per_sender && a.under_way == 0 && a.state.unanswered() == 0 =>
+            {
+                a.open = false;
+                if let Some(link) = a.link.take() {
+                    self.by_link.remove(&link);
+                    self.fleet.close(link, 1000, "");
                 }
             }
             _ => {}
@@ -518,209 +510,6 @@ impl<'a> Driver<'a> {
             msg.phase = Phase::Done;
             a.state.settle(place);
         }
-    }
-
-    // ---- the scripts ----
-
-    /// Whether a message waits only for its time.
-    fn paced(&self, now: Instant) -> bool {
-        self.budget(now) == 0 && self.progress.sent < self.progress.total
-    }
-
-    /// Messages that may be sent now.
-    fn budget(&self, now: Instant) -> u64 {
-        match self.options.speed {
-            Speed::Max => u64::MAX,
-            Speed::PerSecond(rate) => {
-                let due = (now - self.began).as_secs_f64() * rate + 1.0;
-                (due as u64).saturating_sub(self.progress.sent)
-            }
-        }
-    }
-
-    /// Lets each room go on as far as it can, one step of each in turn.
-    fn pump(&mut self, now: Instant) {
-        let mut budget = self.budget(now);
-        let mut more = true;
-        while more {
-            more = false;
-            for script in 0..self.stages.len() {
-                match self.step(script, now, budget > 0) {
-                    Did::Step => more = true,
-                    Did::Message => {
-                        more = true;
-                        budget -= 1;
-                    }
-                    Did::Wait => {}
-                }
-            }
-        }
-    }
-
-    fn step(&mut self, script: usize, now: Instant, may_send: bool) -> Did {
-        let Some(stage) = self.stages.get(script) else { return Did::Wait };
-        let Some(step) = stage.script.steps.get(stage.next) else { return Did::Wait };
-        let (room, full) = (stage.script.room.clone(), stage.under_way >= self.options.window());
-        let did = match step.clone() {
-            Step::Join(who) => {
-                let actor = self.person(&room, &who, false);
-                self.come(actor, &room)
-            }
-            Step::Leave(who) => {
-                let actor = self.person(&room, &who, false);
-                self.leave(actor, &room)
-            }
-            Step::Rename(from, to) => {
-                let (from, to) = (self.person(&room, &from, false), self.person(&room, &to, false));
-                self.rename(from, to, &room)
-            }
-            Step::Message(..) if full || !may_send => Did::Wait,
-            Step::Message(who, text) => {
-                let actor = self.person(&room, &who, false);
-                self.say(actor, script, &room, &text, now)
-            }
-        };
-        if !matches!(did, Did::Wait)
-            && let Some(stage) = self.stages.get_mut(script)
-        {
-            stage.next += 1;
-        }
-        did
-    }
-
-    fn join(&mut self, actor: usize, room: &str, options: JoinOptions) {
-        if let Some(a) = self.actors.get_mut(actor) {
-            let frame = a.state.join(room, options);
-            self.send(actor, frame);
-            self.wanted(actor);
-        }
-    }
-
-    /// The membership as it is asked for, whether or not it has been granted.
-    fn come(&mut self, actor: usize, room: &str) -> Did {
-        let Some(a) = self.actors.get_mut(actor) else { return Did::Wait };
-        let place = a.state.room(room);
-        if a.state.is_leaving(place) {
-            return Did::Wait;
-        }
-        if !a.state.wants(place) {
-            self.join(actor, room, JoinOptions::default());
-        }
-        Did::Step
-    }
-
-    fn leave(&mut self, actor: usize, room: &str) -> Did {
-        let Some(a) = self.actors.get_mut(actor) else { return Did::Wait };
-        let place = a.state.room(room);
-        if !a.state.wants(place) {
-            return Did::Step;
-        }
-        if !a.open || !a.state.is_in(place) || a.under_way > 0 || a.state.unanswered() > 0 {
-            return Did::Wait;
-        }
-        let frame = a.state.leave(room);
-        self.send(actor, frame);
-        Did::Step
-    }
-
-    /// The person leaves under the old name and goes on from the same position under the new one.
-    fn rename(&mut self, from: usize, to: usize, room: &str) -> Did {
-        let Some(old) = self.actors.get_mut(from) else { return Did::Wait };
-        let place = old.state.room(room);
-        let (was_in, since) = (old.state.wants(place), old.state.position(place));
-        if from == to || !was_in {
-            return self.come(to, room);
-        }
-        let Some(new) = self.actors.get_mut(to) else { return Did::Wait };
-        let place = new.state.room(room);
-        if new.state.is_leaving(place) {
-            return Did::Wait;
-        }
-        let taken = new.state.wants(place);
-        if matches!(self.leave(from, room), Did::Wait) {
-            return Did::Wait;
-        }
-        if !taken {
-            let since = (!since.epoch.is_empty()).then_some(since);
-            self.join(to, room, JoinOptions { since, ..JoinOptions::default() });
-        }
-        Did::Step
-    }
-
-    fn say(&mut self, actor: usize, script: usize, room: &str, text: &str, now: Instant) -> Did {
-        if matches!(self.come(actor, room), Did::Wait) {
-            return Did::Wait;
-        }
-        let Some(a) = self.actors.get_mut(actor) else { return Did::Wait };
-        let place = a.state.room(room);
-        // One message of a sender at a time, or one that is refused and retried would come after the next one.
-        if !a.open || !a.state.is_in(place) || a.under_way > 0 || !a.may_publish(now) {
-            return Did::Wait;
-        }
-        let number = self.messages.len();
-        let id = format!("{}{}", prefix(self.options.seed), number + 1);
-        let data = serde_json::json!({ "text": text }).to_string();
-        let (message, frame) = a.state.publish(room, &id, Payload::Json(&data));
-        a.numbers.push(number);
-        a.under_way += 1;
-        let every = self.options.duplicate_every;
-        let twice = every > 0 && (number as u64 + 1).is_multiple_of(every);
-        let at_once = twice && ((number as u64 + 1) / every).is_multiple_of(2);
-        let drops = a.state.log().drops;
-        let second = if at_once { a.state.send_again(message) } else { None };
-        self.messages.push(Msg {
-            actor,
-            place: message,
-            script,
-            first_sent: now,
-            phase: Phase::UnderWay,
-            again: twice && !at_once,
-        });
-        if let Some(stage) = self.stages.get_mut(script) {
-            stage.under_way += 1;
-        }
-        self.progress.sent += 1;
-        self.later(self.options.answer_timeout, Chore::Overdue(number, drops));
-        self.send(actor, frame);
-        if let Some(second) = second {
-            self.report.retries += 1;
-            self.send(actor, second);
-        }
-        self.maybe_drop(actor, room);
-        Did::Message
-    }
-
-    /// Breaks the sender's connection, or that of another member, after some of the messages.
-    fn maybe_drop(&mut self, sender: usize, room: &str) {
-        if self.random.below(1000) >= u64::from(self.options.drops_per_1000) {
-            return;
-        }
-        if self.random.below(2) == 0 {
-            self.cuts.push(sender);
-            return;
-        }
-        for _ in 0..16 {
-            let actor = self.random.below(self.actors.len() as u64) as usize;
-            if let Some(a) = self.actors.get_mut(actor).filter(|a| a.open) {
-                let place = a.state.room(room);
-                if a.state.is_in(place) {
-                    self.cuts.push(actor);
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Whether all is said, answered, and seen by every member.
-    fn at_rest(&mut self) -> bool {
-        let done = self.stages.iter().all(|s| s.next >= s.script.steps.len() && s.under_way == 0);
-        done && self.actors.iter().all(|a| {
-            a.state.unanswered() == 0
-                && a.state.memberships().all(|(room, is_in, position)| {
-                    let end = self.places.get(room).and_then(|p| self.stages.get(*p)).map_or(0, |s| s.end);
-                    is_in && position >= end
-                })
-        })
     }
 }
 

@@ -5,6 +5,7 @@ mod corpus;
 mod driver;
 mod histogram;
 mod report;
+mod stage;
 
 pub use corpus::{Corpus, Script, Step};
 pub use histogram::{Histogram, Latency};
@@ -118,7 +119,7 @@ pub struct Progress {
 
 /// Replays a corpus and checks what came of it; `progress` is called about ten times a second.
 ///
-/// Fails only if it cannot begin: a malformed URL, no sockets. What goes wrong later is in the report.
+/// Raises this process's limit of open files, as each client needs one. Fails only if it cannot begin: a malformed URL, no sockets. What goes wrong later is in the report.
 pub fn run(corpus: Corpus, options: &Options, progress: impl FnMut(&Progress)) -> io::Result<Report> {
     run_with(corpus, options, progress, |rooms| {
         if let Some(dir) = &options.log_dir {
@@ -127,6 +128,17 @@ pub fn run(corpus: Corpus, options: &Options, progress: impl FnMut(&Progress)) -
         let target = Target::parse(options.history_url.as_deref().unwrap_or(&options.url))?;
         crate::http::history(&target, rooms.iter().map(String::as_str))
     })
+}
+
+/// Lets this process have as many sockets as it may, up to 65,536: each client needs one.
+fn raise_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let most = maximum.unwrap_or(u64::MAX).min(65_536);
+    if current.is_some_and(|current| current < most) {
+        // If it may not, connections fail later and the report says so.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum });
+    }
 }
 
 /// [`run`] with another way to find out what the log holds: called once at the end with the names of the rooms.
@@ -140,6 +152,7 @@ pub fn run_with(
         Some(most) => corpus.limited(most),
         None => corpus,
     };
+    raise_limit();
     let rooms: Vec<String> = corpus.scripts.iter().map(|s| s.room.clone()).collect();
     let (mut report, clients) = driver::Driver::new(corpus, options)?.run(progress)?;
     match log(&rooms) {
@@ -181,4 +194,39 @@ fn in_order(clients: &[ClientLog], log: &Log, options: &Options) -> bool {
             rises
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::LogRecord;
+    use crate::observe::RoomLog;
+
+    #[test]
+    fn an_order_that_is_not_the_corpuss_is_seen() {
+        let log_of = |messages: &[(&str, u64)]| {
+            let mut log = Log::default();
+            for ((user, n), offset) in messages.iter().zip(1..) {
+                let id = format!("{}{n}", prefix(255));
+                let (room, user, data) = ("r".into(), (*user).into(), "1".into());
+                log.push(LogRecord { offset, time: 1, room, user, id, binary: false, data });
+            }
+            log
+        };
+        let clients = [ClientLog {
+            rooms: vec![RoomLog { room: "r".into(), ..RoomLog::default() }],
+            ..ClientLog::default()
+        }];
+        let by_sender = Options { seed: 255, window: Some(2), ..Options::new("") };
+        let by_room = Options { window: Some(1), ..by_sender.clone() };
+        for (messages, of_sender, of_room) in [
+            (&[("a", 1), ("b", 2), ("a", 3)][..], true, true),
+            (&[("b", 2), ("a", 1), ("a", 3)], true, false),
+            (&[("b", 2), ("a", 3), ("a", 1)], false, false),
+        ] {
+            let log = log_of(messages);
+            assert_eq!(in_order(&clients, &log, &by_sender), of_sender, "{messages:?}");
+            assert_eq!(in_order(&clients, &log, &by_room), of_room, "{messages:?}");
+        }
+    }
 }

@@ -153,6 +153,16 @@ fn what_was_not_provoked_fails() {
 }
 
 #[test]
+fn both_loopback_addresses_serve() {
+    let toy = Toy::on(std::net::TcpListener::bind("[::1]:0").unwrap(), Default::default());
+    let options = Options { limit: Some(50), ..Options::new(toy.url()) };
+    let report = replay::run_with(corpus(), &options, |_| (), |_| Ok(toy.log())).unwrap();
+    assert!(report.ok(), "{report}");
+    let mut client = Client::connect(&toy.url(), "ann").unwrap();
+    assert!(client.join("r", JoinOptions::default()).unwrap());
+}
+
+#[test]
 fn a_blocking_client_goes_through_all_of_it() {
     let toy = Toy::start();
     let mut ann = Client::connect(&toy.url(), "ann").unwrap();
