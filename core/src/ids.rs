@@ -48,6 +48,31 @@ pub fn check_id(id: &str) -> Result<()> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MessageKey(pub u128);
 
+impl std::hash::Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.0 ^= u64::from_le_bytes(word);
+        }
+    }
+
+    fn write_u128(&mut self, n: u128) {
+        self.0 ^= n as u64 ^ (n >> 64) as u64;
+    }
+}
+
+/// A map's hasher for [`MessageKey`]s, which are hashes with a secret already.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct KeyHasher(u64);
+
+/// A map by [`MessageKey`].
+pub type KeyMap<T> = std::collections::HashMap<MessageKey, T, std::hash::BuildHasherDefault<KeyHasher>>;
+
 /// The secret of the hashes in one view. Kept with the view, because the view holds keys made with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HashKey(pub [u8; 16]);

@@ -4,9 +4,9 @@
 //! most the dedupe window before its own, whether or not that one was a duplicate too. A duplicate with another body is a
 //! conflict. So one entry per key is enough: the accepted record's offset and body, and the time of the last record.
 
-use crate::ids::MessageKey;
+use crate::ids::{KeyMap, MessageKey};
 use crate::view::IdEntry;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 /// What the rule says of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ const ENTRY_BYTES: usize = 112;
 pub struct Ids {
     window: u64,
     capacity: usize,
-    map: HashMap<MessageKey, IdEntry>,
+    map: KeyMap<IdEntry>,
     order: VecDeque<(u64, MessageKey)>,
     /// Memory holds every id whose last record is at this time or later.
     complete_since: u64,
@@ -39,7 +39,7 @@ impl Ids {
         Ids {
             window: window_ms,
             capacity: (bytes / ENTRY_BYTES).max(16),
-            map: HashMap::new(),
+            map: KeyMap::default(),
             order: VecDeque::new(),
             complete_since,
         }
@@ -112,6 +112,7 @@ impl Ids {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::HashMap;
     use std::convert::Infallible;
 
     /// The definition, literally, over the whole log.

@@ -8,12 +8,11 @@ use crate::broker::ids::{Decision, Ids};
 use crate::codes::Code;
 use crate::config::Settings;
 use crate::error::Error;
-use crate::ids::{HashKey, MessageKey};
+use crate::ids::{HashKey, KeyMap, MessageKey};
 use crate::message::{Epoch, Position, Record};
 use crate::metrics::Metrics;
 use crate::room::hub::{Accepted, Answer, Hub};
 use crate::view::{Checkpoint, IdEntry, Row, View, ViewError};
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The tail of one partition. The embedded log has one.
@@ -33,7 +32,7 @@ pub struct Tail {
 struct State {
     ids: Ids,
     /// Publishes with an id that are on their way, by key. The first of a key is the one that was appended.
-    keyed: HashMap<MessageKey, Vec<Waiting>>,
+    keyed: KeyMap<Vec<Waiting>>,
     /// Publishes without an id, in the order in which they were appended in the batch under way.
     unkeyed: Vec<Option<Waiting>>,
     /// When the batch under way was admitted (steady clock), if there is one.
@@ -78,7 +77,7 @@ impl Tail {
             metrics,
             timeout_ms: settings.limits.publish_timeout_ms,
             epoch_seed: u64::from_le_bytes([log[0], log[1], log[2], log[3], log[4], log[5], log[6], log[7]]),
-            state: Mutex::new(State { ids, keyed: HashMap::new(), unkeyed: Vec::new(), since_ms: None }),
+            state: Mutex::new(State { ids, keyed: KeyMap::default(), unkeyed: Vec::new(), since_ms: None }),
         }
     }
 
@@ -181,30 +180,31 @@ impl Tail {
             let state = &mut *state;
             let mut unkeyed = std::mem::take(&mut state.unkeyed).into_iter();
             for (i, ((record, _), origin)) in records.iter().zip(origins).enumerate() {
-                let (waiting, decision) = match origin {
-                    Origin::Own(None) => (unkeyed.next().flatten().into_iter().collect(), Decision::Accepted),
-                    Origin::Read if record.given_id().is_empty() => (Vec::new(), Decision::Accepted),
-                    Origin::Own(Some(key)) => {
-                        let body = self.key.body(record.kind() as u8, record.data_slice());
-                        let (decision, entry) =
-                            state.ids.decide(key, None, record.offset(), body, record.time());
-                        ids.push((key, entry));
-                        (state.keyed.remove(&key).unwrap_or_default(), decision)
-                    }
-                    Origin::Read => {
-                        let key = self.key.message(record.room(), record.user(), record.given_id());
-                        let body = self.key.body(record.kind() as u8, record.data_slice());
-                        let found = state.ids.find(key, record.time(), |oldest| self.view.id(key, oldest))?;
+                let (waiting, body, decision) = match origin {
+                    Origin::Own(None) => (unkeyed.next().flatten().into_iter().collect(), 0, Decision::Accepted),
+                    Origin::Read if record.given_id().is_empty() => (Vec::new(), 0, Decision::Accepted),
+                    Origin::Own(Some(_)) | Origin::Read => {
+                        let key = match origin {
+                            Origin::Own(Some(key)) => key,
+                            _ => self.key.message(record.room(), record.user(), record.given_id()),
+                        };
+                        let waiting = state.keyed.remove(&key).unwrap_or_default();
+                        // Of a key's waiters the first is the one that was appended; its body was hashed when it came.
+                        let body = match (origin, waiting.first()) {
+                            (Origin::Own(_), Some(w)) => w.body,
+                            _ => self.key.body(record.kind() as u8, record.data_slice()),
+                        };
+                        let found = match origin {
+                            Origin::Own(_) => None,
+                            Origin::Read => {
+                                state.ids.find(key, record.time(), |oldest| self.view.id(key, oldest))?
+                            }
+                        };
                         let (decision, entry) =
                             state.ids.decide(key, found, record.offset(), body, record.time());
                         ids.push((key, entry));
-                        (state.keyed.remove(&key).unwrap_or_default(), decision)
+                        (waiting, body, decision)
                     }
-                };
-                let body = match (&decision, waiting.is_empty()) {
-                    (Decision::Accepted, true) => 0,
-                    _ if record.given_id().is_empty() => 0,
-                    _ => self.key.body(record.kind() as u8, record.data_slice()),
                 };
                 if decision == Decision::Accepted {
                     let name =
