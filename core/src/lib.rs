@@ -16,7 +16,8 @@
 //!
 //! docs/guarantees.md says what may be relied on; docs/protocol.md how clients talk to it.
 
-mod broker;
+#[doc(hidden)]
+pub mod broker;
 pub mod clock;
 pub mod codes;
 #[doc(hidden)]
@@ -35,7 +36,8 @@ pub mod message;
 pub mod metrics;
 #[doc(hidden)]
 pub mod protocol;
-mod room;
+#[doc(hidden)]
+pub mod room;
 mod server;
 mod session;
 #[doc(hidden)]

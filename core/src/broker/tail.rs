@@ -181,7 +181,9 @@ impl Tail {
             let mut unkeyed = std::mem::take(&mut state.unkeyed).into_iter();
             for (i, ((record, _), origin)) in records.iter().zip(origins).enumerate() {
                 let (waiting, body, decision) = match origin {
-                    Origin::Own(None) => (unkeyed.next().flatten().into_iter().collect(), 0, Decision::Accepted),
+                    Origin::Own(None) => {
+                        (unkeyed.next().flatten().into_iter().collect(), 0, Decision::Accepted)
+                    }
                     Origin::Read if record.given_id().is_empty() => (Vec::new(), 0, Decision::Accepted),
                     Origin::Own(Some(_)) | Origin::Read => {
                         let key = match origin {

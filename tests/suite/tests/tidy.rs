@@ -1,0 +1,175 @@
+//! The repository's own rules, as a test: what may use what, and what must be absent.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+fn files(dir: &Path, endings: &[&str], out: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() {
+            let generated = ["target", "node_modules", "fixtures", "klatch-data"].contains(&&*name);
+            if !generated && !name.starts_with('.') {
+                files(&path, endings, out);
+            }
+        } else if endings.iter().any(|e| name.ends_with(e)) {
+            out.push(path);
+        }
+    }
+}
+
+fn sources(dir: &str) -> Vec<(String, String)> {
+    let mut paths = Vec::new();
+    files(&root().join(dir), &[".rs"], &mut paths);
+    assert!(!paths.is_empty(), "no sources under {dir}");
+    let relative = |p: &Path| p.strip_prefix(root()).unwrap().display().to_string();
+    paths.into_iter().map(|p| (relative(&p), fs::read_to_string(&p).unwrap())).collect()
+}
+
+/// Lines of code: without comments, and without a module of tests at the end of a file.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let end = text.find("#[cfg(test)]\nmod tests").unwrap_or(text.len());
+    text[..end].lines().enumerate().filter(|(_, l)| !l.trim_start().starts_with("//"))
+}
+
+fn violations(dir: &str, forbidden: &[&str]) -> Vec<String> {
+    let mut found = Vec::new();
+    for (path, text) in sources(dir) {
+        // The failing disk is a test's, though a file of its own.
+        if path.ends_with("/tests.rs") || path.contains("/tests/") || path.ends_with("/log/faulty.rs") {
+            continue;
+        }
+        for (i, line) in code(&text) {
+            for f in forbidden.iter().filter(|f| line.contains(*f)) {
+                found.push(format!("{path}:{}: {f}: {}", i + 1, line.trim()));
+            }
+        }
+    }
+    found
+}
+
+/// Modules from the bottom up, each with what it must not use. Leaves may use only each other.
+const UPWARD: &[(&str, &[&str])] = &[
+    ("log", &["view", "protocol", "session", "broker", "room", "server", "engine"]),
+    ("view", &["log", "protocol", "session", "broker", "room", "server", "engine"]),
+    ("protocol", &["log", "view", "session", "broker", "room", "server", "engine"]),
+    ("session", &["log", "view", "protocol", "broker", "room", "server", "engine"]),
+    (
+        "room",
+        &["log", "session", "server", "engine", "broker::embedded", "broker::memory", "broker::storage"],
+    ),
+    ("broker", &["session", "server", "engine"]),
+    ("server", &["engine", "log", "broker::embedded", "broker::memory", "broker::storage"]),
+    ("config", &["log", "view", "protocol", "session", "broker", "room", "server", "engine"]),
+];
+
+#[test]
+fn nothing_points_upward() {
+    let mut found = Vec::new();
+    for (module, forbidden) in UPWARD {
+        let paths: Vec<String> = forbidden.iter().map(|f| format!("crate::{f}")).collect();
+        let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+        found.extend(violations(&format!("core/src/{module}"), &paths));
+    }
+    for leaf in ["codes", "error", "ids", "message", "command", "clock", "metrics", "events", "hooks"] {
+        let path = format!("core/src/{leaf}.rs");
+        let text = fs::read_to_string(root().join(&path)).unwrap();
+        for (i, line) in code(&text) {
+            if UPWARD.iter().any(|(m, _)| *m != "config" && line.contains(&format!("crate::{m}::"))) {
+                found.push(format!("{path}:{}: {}", i + 1, line.trim()));
+            }
+        }
+    }
+    assert!(found.is_empty(), "these point upward:\n{}", found.join("\n"));
+}
+
+#[test]
+fn sans_io_modules_know_no_tokio_no_sockets_and_no_clock() {
+    let mut found = Vec::new();
+    for module in ["protocol", "session", "log", "view"] {
+        let forbidden = ["tokio", "std::net", "mio::", "SystemTime", "Instant::now", "hyper::"];
+        found.extend(violations(&format!("core/src/{module}"), &forbidden));
+    }
+    assert!(found.is_empty(), "these are not sans I/O:\n{}", found.join("\n"));
+}
+
+#[test]
+fn each_library_has_its_place() {
+    let mut found = Vec::new();
+    for (library, place) in [
+        ("hyper::", "core/src/server/"),
+        ("tungstenite::", "core/src/server/"),
+        ("mio::", "core/src/server/"),
+        ("fjall::", "core/src/view/"),
+        ("SystemTime", "core/src/clock.rs"),
+        ("rdkafka::", "core/src/broker/kafka/"),
+    ] {
+        found.extend(violations("core/src", &[library]).into_iter().filter(|v| !v.starts_with(place)));
+    }
+    assert!(found.is_empty(), "used outside its place:\n{}", found.join("\n"));
+}
+
+#[test]
+fn core_has_no_unsafe_no_unwrap_and_prints_nothing() {
+    let forbidden =
+        ["unsafe ", ".unwrap()", "println!", "print!(", "dbg!", "todo!", "unimplemented!", "panic!("];
+    let found = violations("core/src", &forbidden);
+    assert!(found.is_empty(), "not allowed in core:\n{}", found.join("\n"));
+}
+
+#[test]
+fn no_unbounded_queue_in_core() {
+    let found: Vec<_> = violations("core/src", &["mpsc::channel()", "unbounded_channel"])
+        .into_iter()
+        // These two carry one message a shard, and one in all.
+        .filter(|v| !v.starts_with("core/src/engine/builder.rs"))
+        .collect();
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn files_have_one_noun() {
+    let mut long = Vec::new();
+    for dir in ["core/src", "core/benches", "examples", "tests/harness", "tests/suite"] {
+        for (path, text) in sources(dir) {
+            let n = text.lines().count();
+            if n > 800 {
+                long.push(format!("{path}: {n} lines"));
+            }
+        }
+    }
+    assert!(long.is_empty(), "which second noun has moved in?\n{}", long.join("\n"));
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let mut paths = Vec::new();
+    files(&root(), &[".md"], &mut paths);
+    let mut broken = Vec::new();
+    for path in paths {
+        let text = fs::read_to_string(&path).unwrap();
+        for link in text.split("](").skip(1).filter_map(|l| l.split(')').next()) {
+            let target = link.split('#').next().unwrap_or_default();
+            // Not every `](` is a link: code has them too.
+            let local = target.contains(['/', '.']) && !target.contains("://");
+            if local && !path.parent().unwrap().join(target).exists() {
+                broken.push(format!("{}: {link}", path.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn the_guarantees_name_tests_that_exist() {
+    let text = fs::read_to_string(root().join("docs/guarantees.md")).unwrap();
+    let named: Vec<_> =
+        text.split('`').filter(|t| t.starts_with("tests/") || t.starts_with("core/")).collect();
+    assert!(named.len() > 5);
+    let missing: Vec<_> = named.into_iter().filter(|t| !root().join(t).exists()).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
