@@ -158,12 +158,21 @@ impl Shared {
     }
 }
 
+impl Drop for EmbeddedBroker {
+    /// The writer ends by itself, and the data directory is free again, also where the broker was never stopped.
+    fn drop(&mut self) {
+        self.shared.lock().stopping = true;
+        self.shared.ready.notify_one();
+    }
+}
+
 impl Broker for EmbeddedBroker {
     fn append(&self, appends: &mut Vec<Append>) {
         if appends.is_empty() {
             return;
         }
         let size: usize = appends.iter().map(Append::size).sum();
+        let congested = self.shared.tail.hub().is_congested();
         let mut q = self.shared.lock();
         let error = if q.stopping {
             Error::new(Code::Stopping, "the engine is stopping")
@@ -171,6 +180,8 @@ impl Broker for EmbeddedBroker {
             || q.bytes + size > self.shared.max_bytes
         {
             Error::new(Code::Busy, "too many publishes wait for the log; slow down").after(250)
+        } else if congested {
+            storage::congested()
         } else {
             if q.appends.is_empty() {
                 q.since_ms = self.shared.clock.steady_ms();

@@ -51,6 +51,9 @@ impl Broker for MemoryBroker {
     fn append(&self, appends: &mut Vec<Append>) {
         let mut storage = self.storage.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *storage {
+            Some(_) if self.tail.hub().is_congested() => {
+                self.tail.refuse(appends.drain(..), &storage::congested());
+            }
             Some(storage) => {
                 while !appends.is_empty() {
                     storage.step(appends, self.clock.wall_ms(), self.clock.steady_ms());

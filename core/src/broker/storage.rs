@@ -183,17 +183,23 @@ impl Storage {
         let origins = self.keys.iter().map(|k| Origin::Own(*k));
         if let Err(e) = self.tail.accept(&records, origins, last) {
             // The messages are stored but this node cannot show them any more: refuse to go on rather than to diverge.
-            tracing::error!(error = %e, "the view failed; restart the engine and it will be rebuilt from the log");
-            let error = Error::new(Code::StorageFailed, "the view failed; it is rebuilt at the next start");
-            self.tail.fail(&Outcome::Unknown(Error::new(Code::Unknown, error.message())));
-            self.failed = Some(error);
-            self.metrics.storage_refusing.set(1);
-        }
-        if self.tail.view().overlay_bytes() > 2 * OVERLAY
+            self.view_failed(&e);
+            self.tail.fail(&Outcome::Unknown(Error::new(
+                Code::Unknown,
+                "the view failed; retry with the same id",
+            )));
+        } else if self.tail.view().overlay_bytes() > 2 * OVERLAY
             && let Err(e) = self.tail.view().flush()
         {
-            tracing::error!(error = %e, "the view cannot be written");
+            self.view_failed(&e);
         }
+    }
+
+    fn view_failed(&mut self, e: &ViewError) {
+        tracing::error!(error = %e, "the view failed; restart the engine and it is rebuilt from the log");
+        self.failed =
+            Some(Error::new(Code::StorageFailed, "the view failed; it is rebuilt at the next start"));
+        self.metrics.storage_refusing.set(1);
     }
 
     fn append_failed(&mut self, e: &LogError) {
@@ -246,6 +252,11 @@ impl Storage {
 
 /// The view is flushed by the writer itself once this much waits; usually the view's own thread is quicker.
 pub const OVERLAY: usize = 16 << 20;
+
+/// A shard has more to write than `shard_inbox_bytes`.
+pub fn congested() -> Error {
+    Error::new(Code::Busy, "the connections' threads do not keep up; slow down").after(250)
+}
 
 /// Rows as publications, by reading their places.
 pub fn read(reader: &Reader, rows: &[OwnedRow]) -> Result<Vec<Publication>> {

@@ -61,6 +61,8 @@ limits! {
     append_queue: usize = 65_536, "publishes";
     /// Bytes of publishes waiting to be written, of the whole engine. Past it: `busy`.
     append_queue_bytes: usize = 64 << 20, "bytes";
+    /// Bytes of publications handed to one shard and not yet written to its sockets. Past it, publishes of the whole engine: `busy`.
+    shard_inbox_bytes: usize = 64 << 20, "bytes";
     /// How long a publish may wait for its outcome. Past it: `timeout` if it was not written, else `outcome_unknown`.
     publish_timeout_ms: u64 = 10_000, "ms";
     /// Silence of a connection after which it is pinged.

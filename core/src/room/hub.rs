@@ -57,6 +57,8 @@ pub struct Own {
 pub trait ShardPort: Send + Sync + Debug {
     /// Hands over batches and replies that belong to none of them; empties both.
     fn deliver(&self, batches: &mut Vec<RoomBatch>, replies: &mut Vec<Reply>);
+    /// Bytes of batches that were handed over and not taken yet.
+    fn waiting(&self) -> usize;
     /// Hands over a frame for the members of a room that asked for presence events.
     fn presence(&self, room: RoomKey, frame: Bytes);
     /// Hands over a frame for every member of a room except one.
@@ -100,6 +102,7 @@ pub struct Hub {
     metrics: Arc<Metrics>,
     rooms_limit: usize,
     recent_limit: usize,
+    inbox_limit: usize,
 }
 
 /// An accepted record on its way through [`Hub::publish`].
@@ -153,6 +156,7 @@ impl Hub {
             metrics,
             rooms_limit: limits.rooms_in_memory,
             recent_limit: limits.recent_bytes,
+            inbox_limit: limits.shard_inbox_bytes,
         }
     }
 
@@ -164,6 +168,11 @@ impl Hub {
 
     fn ports(&self) -> &[Arc<dyn ShardPort>] {
         self.ports.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a shard is so far behind that nothing more may be published.
+    pub fn is_congested(&self) -> bool {
+        self.ports().iter().any(|p| p.waiting() > self.inbox_limit)
     }
 
     fn lock(&self) -> MutexGuard<'_, Rooms> {

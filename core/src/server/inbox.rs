@@ -11,6 +11,7 @@ use crate::server::admission::Permit;
 use bytes::Bytes;
 use mio::Waker;
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// An upgraded socket with what the handshake told.
@@ -89,17 +90,23 @@ pub(crate) struct Queue {
     awake: bool,
 }
 
-/// See the module. What is in it is bounded by what its senders may have under way: publishes by `append_queue`, reads by
-/// `history_reads`, sockets by `handshakes`.
+/// See the module. What is in it is bounded by what its senders may have under way: publishes by `append_queue` and
+/// `shard_inbox_bytes`, reads by `history_reads`, sockets by `handshakes`.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     queue: Mutex<Queue>,
     waker: Waker,
+    /// Bytes of the batches in the queue.
+    waiting: AtomicUsize,
 }
 
 impl Inbox {
     pub(crate) fn new(waker: Waker) -> Inbox {
-        Inbox { queue: Mutex::new(Queue { awake: true, ..Queue::default() }), waker }
+        Inbox {
+            queue: Mutex::new(Queue { awake: true, ..Queue::default() }),
+            waker,
+            waiting: AtomicUsize::new(0),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -127,6 +134,7 @@ impl Inbox {
         std::mem::swap(&mut q.batches, &mut into.batches);
         std::mem::swap(&mut q.replies, &mut into.replies);
         std::mem::swap(&mut q.items, &mut into.items);
+        self.waiting.store(0, Ordering::Relaxed);
     }
 
     /// The shard is about to sleep: true if it may, for nothing has come.
@@ -145,10 +153,16 @@ impl Inbox {
 
 impl ShardPort for Inbox {
     fn deliver(&self, batches: &mut Vec<RoomBatch>, replies: &mut Vec<Reply>) {
+        let bytes: usize = batches.iter().map(|b| b.frames.len()).sum();
         self.add(|q| {
             q.batches.append(batches);
             q.replies.append(replies);
+            self.waiting.fetch_add(bytes, Ordering::Relaxed);
         });
+    }
+
+    fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     fn presence(&self, room: RoomKey, frame: Bytes) {

@@ -26,15 +26,16 @@ impl Shard {
         let Some(r) = self.rooms.get(slot) else { return };
         let turn = r.turn();
         let live = take(&mut r.live);
-        let name = r.name.clone();
+        let (name, all_live) = (r.name.clone(), r.late.is_empty());
         let mut specials: Vec<Special> = Vec::new();
         for own in turn.own {
-            self.own_reply(own, &name, &live, &mut specials);
+            self.own_reply(own, &name, (&live, all_live), &mut specials);
         }
+        specials.sort_unstable_by_key(|s| s.conn);
         self.flush_out();
         if !turn.frames.is_empty() {
             for &i in &live {
-                if specials.is_empty() || specials.iter().all(|s| s.conn != i) {
+                if specials.is_empty() || specials.binary_search_by_key(&i, |s| s.conn).is_err() {
                     self.send(i, &turn.frames, Some(&turn.frames));
                 }
             }
@@ -56,7 +57,7 @@ impl Shard {
     }
 
     /// Settles a publish of this room: its reply goes to its place in the batch, for a member that is live.
-    fn own_reply(&mut self, own: Own, room: &str, live: &[u32], specials: &mut Vec<Special>) {
+    fn own_reply(&mut self, own: Own, room: &str, live: (&[u32], bool), specials: &mut Vec<Special>) {
         let Own { start, end, reply } = own;
         let Some(i) = self.alive(reply.key) else { return };
         let Some(c) = self.conn(i) else { return };
@@ -64,15 +65,16 @@ impl Shard {
         let member = c.session.memberships().iter().find(|m| *m.room == *room);
         let (is_member, echo) = (member.is_some(), member.is_some_and(|m| m.options.echo));
         let encoded = self.encode_reply(&reply);
+        let is_live = is_member && (live.1 || live.0.contains(&i));
         // Its publication is in this batch, and not only its reply.
         let here = start < end;
         let is_ack = encoded.as_ref().is_some_and(|e| e.own_is_ack);
         // The usual case: it gets what everybody gets.
         let usual = here && echo && (encoded.is_none() || is_ack);
-        if (usual || encoded.is_none() && !is_member) && live.contains(&i) {
+        if usual && is_live {
             return self.resume(i);
         }
-        if is_member && live.contains(&i) {
+        if is_live && (encoded.is_some() || !echo) {
             let cut = Cut { start, end, skip: !echo && here, reply: encoded.map(|e| e.bytes) };
             match specials.iter_mut().find(|s| s.conn == i) {
                 Some(s) => s.cuts.push(cut),
