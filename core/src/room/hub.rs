@@ -18,7 +18,7 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// A room as one shard knows it: a slot of that shard and the count of rooms that have been in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RoomKey {
     /// The slot.
     pub slot: u32,
@@ -191,6 +191,9 @@ impl Hub {
             };
             let last = self.view.last(name)?;
             let mut rooms = self.lock();
+            if let Some(&slot) = rooms.index.get(name) {
+                return Ok(f(&mut rooms, slot));
+            }
             if rooms.evictions == evictions {
                 let slot = rooms.insert(name, last);
                 return Ok(f(&mut rooms, slot));
@@ -592,3 +595,6 @@ impl Rooms {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
