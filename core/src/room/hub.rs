@@ -191,11 +191,7 @@ impl Hub {
             };
             let last = self.view.last(name)?;
             let mut rooms = self.lock();
-            if let Some(&slot) = rooms.index.get(name) {
-                return Ok(f(&mut rooms, slot));
-            }
-            if rooms.evictions == evictions {
-                let slot = rooms.insert(name, last);
+            if let Some(slot) = rooms.adopt(name, last, evictions) {
                 return Ok(f(&mut rooms, slot));
             }
         }
@@ -533,6 +529,16 @@ impl Room {
 impl Rooms {
     fn get(&self, name: &str) -> Option<&Room> {
         self.slots.get(*self.index.get(name)?)?.as_ref()
+    }
+
+    /// Makes a room whose last offset was read from the view without the lock, when there had been so many evictions. The tail may
+    /// have made it meanwhile, and then knows better; or made and evicted it, and then the view must be read again.
+    fn adopt(&mut self, name: &Arc<str>, last: u64, evictions: u64) -> Option<usize> {
+        match self.index.get(name) {
+            Some(&slot) => Some(slot),
+            None if self.evictions == evictions => Some(self.insert(name, last)),
+            None => None,
+        }
     }
 
     fn insert(&mut self, name: &Arc<str>, last: u64) -> usize {
