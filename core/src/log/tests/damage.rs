@@ -281,6 +281,41 @@ fn a_record_of_accepted_damage_that_does_not_check_accepts_nothing() {
 }
 
 #[test]
+fn accepted_damage_is_believed_only_with_its_crc() {
+    let files = closed();
+    let (first, _) = segments(&files).swap_remove(0);
+    let with = |at: usize| {
+        let files = Arc::new(files.restart());
+        files.edit(&first, |b| b[at] ^= 1);
+        drop(open(&files, &ACCEPT).unwrap());
+        files
+    };
+    let (one, other) = (with(100), with(900));
+    let accepted = read(&other, "accepted");
+    let crc = read(&one, "accepted").split_off(read(&one, "accepted").len() - 9);
+    let forged = [&accepted[..accepted.len() - 9], &crc].concat();
+    other.edit("accepted", |b| *b = forged);
+    assert_eq!(open(&other, &OPTIONS).unwrap().state(), State::Damaged);
+}
+
+#[test]
+fn an_incomplete_batch_is_cut_off_the_file_and_not_only_passed_over() {
+    let files = Arc::new(Faulty::new(1));
+    let mut log = open(&files, &OPTIONS).unwrap();
+    (1..=5).for_each(|n| drop(append(&mut log, n, 1).unwrap()));
+    drop(log);
+    let (name, size) = segments(&files).remove(0);
+    files.edit(&name, |b| b.extend([7; 5000]));
+    let mut log = open(&files, &OPTIONS).unwrap();
+    assert_eq!(segments(&files), [(name, size)]);
+    // Or what was left behind would be damage once another segment follows.
+    (6..=60).for_each(|n| drop(append(&mut log, n, 1).unwrap()));
+    log.close().unwrap();
+    let log = open(&files, &OPTIONS).unwrap();
+    assert_eq!((log.state(), all(&log.reader(), 0).len()), (State::Good, 60));
+}
+
+#[test]
 fn accepting_survives_a_stop_at_every_operation() {
     use super::super::faulty::Fault;
     for fault in [Fault::Kill, Fault::PowerCut] {
