@@ -1,17 +1,18 @@
 //! Opening, checking and discarding the files of a view.
 
-use super::error::ViewError;
+use super::error::{ViewError, guard};
 use super::ids::Bucket;
 use super::keys::{self, Meta, Partition, State};
 use super::store::IdTable;
 use super::{Identity, ViewSettings};
 use crate::ids::HashKey;
 use fjall::config::{BloomConstructionPolicy, FilterPolicy, FilterPolicyEntry};
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::Path;
+use xxhash_rust::xxh3::xxh3_128;
 
 /// Everything of a view lies in this folder of its directory, so that discarding it removes nothing else.
 const FOLDER: &str = "fjall";
@@ -50,7 +51,7 @@ pub(super) struct Opened {
 pub(super) fn open(dir: &Path, identity: Identity, settings: &ViewSettings) -> Result<Opened, ViewError> {
     let folder = dir.join(FOLDER);
     if folder.try_exists()? {
-        match open_old(&folder, identity, settings) {
+        match guard(|| open_old(&folder, identity, settings)) {
             Err(ViewError::Damaged(why)) => {
                 tracing::warn!(dir = %dir.display(), why, "the view cannot be used and is built again from the log");
             }
@@ -58,7 +59,7 @@ pub(super) fn open(dir: &Path, identity: Identity, settings: &ViewSettings) -> R
         }
     }
     destroy(dir)?;
-    create(&folder, identity, settings)
+    guard(|| create(&folder, identity, settings))
 }
 
 /// Removes the view in `dir`, whatever state it is in.
@@ -136,46 +137,92 @@ fn open_old(folder: &Path, identity: Identity, settings: &ViewSettings) -> Resul
     if !folder.join("version").try_exists()? {
         return Err(ViewError::damaged("its version file is missing"));
     }
+    check_manifests(folder)?;
     let db = database(folder, settings)?;
     let lost = |what: &str| ViewError::damaged(format!("it has no {what}"));
     if !db.keyspace_exists(MAIN) {
         return Err(lost("main table"));
     }
     let main = db.keyspace(MAIN, main_options)?;
-    let meta = Meta::decode(&main.get(keys::META)?.ok_or_else(|| lost("description"))?)?;
+    // All is read through a snapshot, as later: where the journal is lost, fjall begins to count its writes anew, and
+    // a snapshot shows nothing of what is there.
+    let read = db.snapshot();
+    let meta = Meta::decode(&read.get(&main, keys::META)?.ok_or_else(|| lost("description"))?)?;
     if meta.format != keys::FORMAT {
         return Err(ViewError::damaged(format!("its format is {}, not {}", meta.format, keys::FORMAT)));
     }
     if meta.identity != identity {
         return Err(ViewError::damaged("it belongs to another log"));
     }
-    let state = State::decode(&main.get(keys::STATE)?.ok_or_else(|| lost("state"))?)?;
+    let state = State::decode(&read.get(&main, keys::STATE)?.ok_or_else(|| lost("state"))?)?;
+    check_marks(&read, &main, state.writes)?;
     let mut partitions = Vec::with_capacity(identity.partitions as usize);
     for partition in 0..identity.partitions {
-        let value = main.get(keys::partition(partition))?;
+        let value = read.get(&main, keys::partition(partition))?;
         partitions.push(value.map(|v| Partition::decode(&v)).transpose()?.unwrap_or_default());
     }
-    let buckets = open_buckets(&db, &state)?;
+    let buckets = open_buckets(&db, &read, &state)?;
     Ok(Opened { disk: Disk { db, main }, meta, state, partitions, buckets, fresh: false })
 }
 
+/// Whether a table has its last writes, all of them and no other. Tables are recovered one by one, and a flipped bit in
+/// the journal can make one skip a write.
+fn check_marks(read: &Snapshot, table: &Keyspace, writes: u64) -> Result<(), ViewError> {
+    let mut next = writes.saturating_sub(keys::MARKS) + 1;
+    for mark in read.range(table, keys::mark(next)..=keys::mark(u64::MAX)) {
+        let (key, expected) = (mark.key()?, keys::mark(next));
+        // A message's key may lie among them; it is shorter.
+        if key.len() != expected.len() {
+            continue;
+        }
+        if *key != expected[..] {
+            return Err(ViewError::damaged("a table has lost writes"));
+        }
+        next += 1;
+    }
+    if next == writes + 1 {
+        Ok(())
+    } else {
+        Err(ViewError::damaged("a table has not the writes it should have"))
+    }
+}
+
+/// fjall writes a checksum of each table's list of files (in `current`: the number of the list, its XXH3, a zero) but
+/// does not compare it; a flipped bit in such a list can hide rows.
+fn check_manifests(folder: &Path) -> Result<(), ViewError> {
+    for table in fs::read_dir(folder.join("keyspaces"))? {
+        let table = table?.path();
+        let current = match fs::read(table.join("current")) {
+            Ok(current) => current,
+            // A table that was dropped or not made to the end.
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => continue,
+            Err(e) => return Err(e.into()),
+        };
+        let bad = || ViewError::damaged("a list of files does not agree with its checksum");
+        let (number, rest) = current.split_first_chunk().ok_or_else(bad)?;
+        let list = fs::read(table.join(format!("v{}", u64::from_le_bytes(*number))))?;
+        let mut expected = xxh3_128(&list).to_le_bytes().to_vec();
+        expected.push(0);
+        if expected != rest {
+            return Err(bad());
+        }
+    }
+    Ok(())
+}
+
 /// The buckets that the state lists. A table that it does not list was made or dropped by a flush that did not end.
-fn open_buckets(db: &Database, state: &State) -> Result<Vec<Bucket>, ViewError> {
+fn open_buckets(db: &Database, read: &Snapshot, state: &State) -> Result<Vec<Bucket>, ViewError> {
     let mut extra: BTreeSet<String> =
         db.list_keyspace_names().iter().map(|n| n.to_string()).filter(|n| n.starts_with(IDS)).collect();
     let mut buckets = Vec::with_capacity(state.buckets.len());
-    for &(number, start, width, flush) in &state.buckets {
+    for &(number, start, width, writes) in &state.buckets {
         let name = format!("{IDS}{number}");
         if !extra.remove(&name) {
             return Err(ViewError::damaged("a table of ids is missing"));
         }
         let table = db.keyspace(&name, ids_options)?;
-        // Tables are recovered one by one: this one may have lost what the others have kept.
-        let mark = table.get(keys::MARK)?;
-        if mark.as_deref() != Some(&flush.to_le_bytes()) {
-            return Err(ViewError::damaged("a table of ids is not as new as the rows"));
-        }
-        buckets.push(Bucket { number, start, width, flush, table: IdTable::Disk(table) });
+        check_marks(read, &table, writes)?;
+        buckets.push(Bucket { number, start, width, writes, table: IdTable::Disk(table) });
     }
     for name in extra {
         let table = db.keyspace(&name, ids_options)?;

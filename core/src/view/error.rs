@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// A failure of the view. The log is not touched by it: whatever the view held can be built again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,16 @@ impl ViewError {
     pub(super) fn damaged(why: impl Into<String>) -> ViewError {
         ViewError::Damaged(why.into())
     }
+}
+
+/// Runs what calls into fjall, which takes some kinds of damage for impossible and panics (a flipped bit in a manifest,
+/// for one). Such a panic must not reach the host; every lock here is fit to be used after one.
+pub(super) fn guard<T>(f: impl FnOnce() -> Result<T, ViewError>) -> Result<T, ViewError> {
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no text");
+        Err(ViewError::damaged(format!("the store panicked: {text}")))
+    })
 }
 
 /// Whether the system, not the content of the files, is the reason: building the view anew would not help then.

@@ -1,12 +1,13 @@
 //! Writing what is in memory to the store, and removing what is no longer kept.
 
 use super::chunk::Stored;
-use super::error::ViewError;
+use super::error::{ViewError, guard};
 use super::ids::{self, Bucket};
 use super::keys::{self, Partition, RoomMeta, State};
 use super::layer::{Layer, RoomRows};
 use super::store::{Batch, IdTable, Snapshot};
 use super::{Shared, View};
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
@@ -35,14 +36,12 @@ pub struct Flushed {
 
 /// What only flushes use.
 pub(super) struct Flusher {
-    flush: u64,
+    writes: u64,
     rooms: u64,
     next_bucket: u32,
     width: u64,
     /// Ids of older times are not written any more.
     oldest: u64,
-    /// Partitions or buckets changed without an addition.
-    dirty: bool,
     /// Tables that the next flush drops, once no state on disk lists them.
     dropped: Vec<IdTable>,
     /// Where the search for rows below the log's beginning goes on: the last room looked at, and the beginnings it
@@ -53,12 +52,11 @@ pub(super) struct Flusher {
 impl Flusher {
     pub fn new(state: &State) -> Flusher {
         Flusher {
-            flush: state.flush,
+            writes: state.writes,
             rooms: state.rooms,
             next_bucket: state.next_bucket,
             width: ids::DEFAULT_WIDTH,
             oldest: 0,
-            dirty: false,
             dropped: Vec::new(),
             sweep: None,
         }
@@ -80,7 +78,18 @@ impl View {
     /// Readers see no gap and nothing twice meanwhile. One call at a time does work; a second one waits.
     ///
     /// After an error everything stays readable and in memory; the next call tries again.
+    ///
+    /// The cost of a flush is mostly one item for each room with rows and one for each id, so the more rows there are
+    /// for each room, the cheaper is a row: flush about once a second, or at 16 MiB of
+    /// [`overlay_bytes`](View::overlay_bytes).
+    ///
+    /// Rooms that hold more than `history_per_room` rows lose their oldest chunks (at most 512 rows each) here. A
+    /// reader sees at most `history_per_room` + 512 rows that are older than the last flush, and what came since.
     pub fn flush(&self) -> Result<Flushed, ViewError> {
+        guard(|| self.flush_all())
+    }
+
+    fn flush_all(&self) -> Result<Flushed, ViewError> {
         let mut flusher = self.flusher();
         let mut done = Flushed::default();
         // What an earlier flush could not write goes first, by itself.
@@ -90,7 +99,7 @@ impl View {
         }
         let layer = {
             let mut shared = self.shared_mut();
-            if shared.frozen.is_some() || (shared.active.is_empty() && !flusher.dirty) {
+            if shared.frozen.is_some() || (shared.active.is_empty() && !shared.dirty) {
                 None
             } else {
                 let layer = Arc::new(std::mem::take(&mut shared.active));
@@ -121,7 +130,7 @@ impl View {
             done.deferred = true;
             return Ok(());
         }
-        let flush = flusher.flush + 1;
+        let writes = flusher.writes + 1;
         let mut batch = self.store.batch(layer.rooms.len() * 2 + layer.ids.len() + 8);
         let mut new_rooms = 0;
         {
@@ -132,7 +141,7 @@ impl View {
                 new_rooms += u64::from(self.write_room(&read, &mut batch, name, rows)?);
             }
         }
-        self.write_ids(flusher, &layer, &mut batch, &mut buckets, flush)?;
+        self.write_ids(flusher, &layer, &mut batch, &mut buckets)?;
         for (partition, checkpoint) in &layer.checkpoints {
             if let Some(p) = partitions.get_mut(*partition as usize) {
                 p.checkpoint = Some(*checkpoint);
@@ -144,22 +153,25 @@ impl View {
             }
         }
         let state = State {
-            flush,
+            writes,
             rooms: flusher.rooms + new_rooms,
             next_bucket: flusher.next_bucket,
-            buckets: buckets.iter().map(|b| (b.number, b.start, b.width, b.flush)).collect(),
+            buckets: buckets.iter().map(|b| (b.number, b.start, b.width, b.writes)).collect(),
         };
         batch.put(keys::STATE.to_vec(), state.encode());
+        batch.mark(None, writes);
         batch.commit()?;
 
-        (flusher.flush, flusher.rooms, flusher.dirty) = (flush, state.rooms, false);
+        (flusher.writes, flusher.rooms) = (writes, state.rooms);
         {
             let mut shared = self.shared_mut();
             shared.frozen = None;
             shared.buckets = Arc::new(buckets);
-            for (now, written) in shared.partitions.iter_mut().zip(&partitions) {
+            shared.dirty = false;
+            let Shared { partitions: now, dirty, .. } = &mut *shared;
+            for (now, written) in now.iter_mut().zip(&partitions) {
                 now.checkpoint = written.checkpoint;
-                flusher.dirty |= now.trim != written.trim;
+                *dirty |= now.trim != written.trim;
             }
         }
         self.overlay_bytes.fetch_sub(layer.bytes, Relaxed);
@@ -215,10 +227,10 @@ impl View {
         layer: &Layer,
         batch: &mut Batch<'_>,
         buckets: &mut Vec<Bucket>,
-        flush: u64,
     ) -> Result<(), ViewError> {
         let mut ids: Vec<_> = layer.ids.iter().filter(|(_, e)| e.time >= flusher.oldest).collect();
         ids.sort_unstable_by_key(|(key, _)| *key);
+        let mut written = BTreeSet::new();
         for (key, entry) in ids {
             let next = &mut flusher.next_bucket;
             let i = ids::bucket_for(buckets, entry.time, flusher.width, || {
@@ -228,16 +240,18 @@ impl View {
             })?;
             let Some(bucket) = buckets.get_mut(i) else { continue };
             batch.put_id(&bucket.table, &key.0.to_be_bytes(), &keys::entry(entry));
-            bucket.flush = flush;
+            written.insert(bucket.number);
         }
-        for bucket in buckets.iter().filter(|b| b.flush == flush) {
-            batch.put_id(&bucket.table, keys::MARK, &flush.to_le_bytes());
+        for bucket in buckets.iter_mut().filter(|b| written.contains(&b.number)) {
+            bucket.writes += 1;
+            batch.mark(Some(&bucket.table), bucket.writes);
         }
         Ok(())
     }
 
     /// Drops the ids whose last record is older than `window_ms` before `now_ms`, bucket by bucket, with the next
     /// flush. `window_ms` is also how wide new buckets are (at least ten minutes).
+    /// Waits for a flush under way.
     pub fn forget_ids(&self, now_ms: u64, window_ms: u64) {
         let mut flusher = self.flusher();
         flusher.width = window_ms.max(ids::MIN_WIDTH);
@@ -248,7 +262,7 @@ impl View {
             let (gone, kept) = shared.buckets.iter().cloned().partition(|b: &Bucket| b.end() <= oldest);
             shared.buckets = Arc::new(kept);
             flusher.dropped.extend(gone.into_iter().map(|b: Bucket| b.table));
-            flusher.dirty = true;
+            shared.dirty = true;
         }
     }
 
@@ -256,13 +270,12 @@ impl View {
     /// removed from the store by the next flushes. To be called after every opening too, since the last call may not
     /// have been flushed.
     pub fn trim_below(&self, partition: u32, sequence: u64) -> Result<(), ViewError> {
-        let mut flusher = self.flusher();
         let mut shared = self.shared_mut();
         if let Some(p) = shared.partitions.get_mut(partition as usize)
             && sequence > p.trim
         {
             p.trim = sequence;
-            flusher.dirty = true;
+            shared.dirty = true;
         }
         Ok(())
     }

@@ -17,8 +17,8 @@ pub(super) struct Bucket {
     pub number: u32,
     pub start: u64,
     pub width: u64,
-    /// The last flush that wrote to it.
-    pub flush: u64,
+    /// How often it was written.
+    pub writes: u64,
     pub table: IdTable,
 }
 
@@ -51,7 +51,7 @@ pub(super) fn bucket_for(
         None => return Ok(0),
     };
     let (number, table) = make()?;
-    buckets.insert(after, Bucket { number, start, width, flush: 0, table });
+    buckets.insert(after, Bucket { number, start, width, writes: 0, table });
     Ok(after)
 }
 

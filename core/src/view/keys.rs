@@ -9,7 +9,8 @@
 //! | `r` length room | [`RoomMeta`] |
 //! | `h` length room, first offset | a chunk of rows |
 //!
-//! A bucket of ids holds message key -> [`entry`], and under [`MARK`] the number of the last flush that wrote it.
+//! A bucket of ids holds message key -> [`entry`]. Every table has besides a [`mark`] for each of its last writes: the
+//! store can lose a write and keep a later one when a bit has flipped in the journal, and a missing mark tells.
 
 use super::error::ViewError;
 use super::{Checkpoint, IdEntry, Identity};
@@ -20,8 +21,8 @@ pub(super) const FORMAT: u32 = 1;
 
 pub(super) const META: &[u8] = b"m";
 pub(super) const STATE: &[u8] = b"f";
-/// Where a bucket of ids has its flush number; a message's key is longer.
-pub(super) const MARK: &[u8] = b"n";
+/// Marks that a table has; an older one is removed with each write.
+pub(super) const MARKS: u64 = 4096;
 /// Behind the keys of all rooms; itself no key.
 pub(super) const ROOMS_END: &[u8] = b"s";
 
@@ -33,6 +34,13 @@ pub(super) fn partition(partition: u32) -> Vec<u8> {
 
 pub(super) fn room(room: &str) -> Vec<u8> {
     room_bytes(room.as_bytes())
+}
+
+/// The key of the mark of a table's n-th write. Longer than a message's key and before all others.
+pub(super) fn mark(n: u64) -> Vec<u8> {
+    let mut key = vec![0; 9];
+    key.extend_from_slice(&n.to_be_bytes());
+    key
 }
 
 fn named(tag: u8, room: &[u8]) -> Vec<u8> {
@@ -115,14 +123,14 @@ impl Meta {
     }
 }
 
-/// A bucket as it is listed in [`State`]: number, first and width of its times, the last flush that wrote it.
+/// A bucket as it is listed in [`State`]: number, first and width of its times, how often it was written.
 pub(super) type BucketEntry = (u32, u64, u64, u64);
 
 /// What every flush writes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct State {
-    /// Number of this flush.
-    pub flush: u64,
+    /// How often the main table was written.
+    pub writes: u64,
     /// Rooms with an entry.
     pub rooms: u64,
     /// Number of the next bucket.
@@ -132,12 +140,12 @@ pub(super) struct State {
 
 impl State {
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = self.flush.to_le_bytes().to_vec();
+        let mut out = self.writes.to_le_bytes().to_vec();
         out.extend_from_slice(&self.rooms.to_le_bytes());
         out.extend_from_slice(&self.next_bucket.to_le_bytes());
-        for (number, start, width, flush) in &self.buckets {
+        for (number, start, width, writes) in &self.buckets {
             out.extend_from_slice(&number.to_le_bytes());
-            for n in [start, width, flush] {
+            for n in [start, width, writes] {
                 out.extend_from_slice(&n.to_le_bytes());
             }
         }
@@ -147,7 +155,7 @@ impl State {
     pub fn decode(value: &[u8]) -> Result<State, ViewError> {
         let mut f = Fields(value);
         let mut state =
-            State { flush: f.u64()?, rooms: f.u64()?, next_bucket: f.u32()?, buckets: Vec::new() };
+            State { writes: f.u64()?, rooms: f.u64()?, next_bucket: f.u32()?, buckets: Vec::new() };
         while !f.0.is_empty() {
             state.buckets.push((f.u32()?, f.u64()?, f.u64()?, f.u64()?));
         }

@@ -30,6 +30,7 @@ mod tests;
 pub use error::ViewError;
 pub use flush::Flushed;
 
+use error::guard;
 use flush::Flusher;
 use ids::Bucket;
 use layer::Layer;
@@ -143,6 +144,8 @@ struct Shared {
     partitions: Vec<keys::Partition>,
     /// Buckets of ids in the store, by time.
     buckets: Arc<Vec<Bucket>>,
+    /// Partitions or buckets changed without an addition.
+    dirty: bool,
 }
 
 impl View {
@@ -244,7 +247,7 @@ impl View {
                 return Ok(found.last());
             }
         }
-        Ok(self.store.snapshot().room(room)?.map_or(0, |m| m.last))
+        guard(|| Ok(self.store.snapshot().room(room)?.map_or(0, |m| m.last)))
     }
 
     /// What is known about a message id; `None` if nothing, or if its last record may be older than `oldest_ms`.
@@ -259,7 +262,7 @@ impl View {
         };
         let key = key.0.to_be_bytes();
         for bucket in buckets.iter().rev().filter(|b| b.end() > oldest_ms) {
-            if let Some(value) = self.store.id(&bucket.table, &key)? {
+            if let Some(value) = guard(|| self.store.id(&bucket.table, &key))? {
                 let found = keys::read_entry(&value)?;
                 return Ok((found.time >= oldest_ms).then_some(found));
             }
@@ -267,7 +270,8 @@ impl View {
         Ok(None)
     }
 
-    /// How many rooms have ever had a row.
+    /// How many rooms have ever had a row. Looks at every room that is not flushed yet, and waits for a flush under
+    /// way: for figures, not for the hot path.
     pub fn rooms(&self) -> Result<u64, ViewError> {
         let flusher = self.flusher.lock().unwrap_or_else(PoisonError::into_inner);
         let (names, frozen) = {
@@ -279,7 +283,7 @@ impl View {
         let frozen_rooms = frozen.as_ref().map(|f| &f.rooms);
         let newest = names.iter().filter(|n| frozen_rooms.is_none_or(|f| !f.contains_key(*n)));
         for name in frozen_rooms.into_iter().flat_map(|f| f.keys()).chain(newest) {
-            rooms += u64::from(read.room(name)?.is_none());
+            rooms += u64::from(guard(|| read.room(name))?.is_none());
         }
         Ok(rooms)
     }
@@ -287,7 +291,7 @@ impl View {
     /// Flushes and syncs to disk. The files are let go when the view is dropped.
     pub fn close(&self) -> Result<(), ViewError> {
         self.flush()?;
-        self.store.sync()
+        guard(|| self.store.sync())
     }
 
     fn shared(&self) -> RwLockReadGuard<'_, Shared> {

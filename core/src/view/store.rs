@@ -237,6 +237,22 @@ impl Batch<'_> {
         }
     }
 
+    /// Marks the n-th write of a table, the main one or one of ids.
+    pub fn mark(&mut self, table: Option<&IdTable>, n: u64) {
+        let (key, old) = (keys::mark(n), n.checked_sub(keys::MARKS).map(keys::mark));
+        match (self, table) {
+            (Batch::Disk(batch, main), table) => {
+                let keyspace = if let Some(IdTable::Disk(keyspace)) = table { keyspace } else { *main };
+                batch.insert(keyspace, key, []);
+                if let Some(old) = old {
+                    batch.remove(keyspace, old);
+                }
+            }
+            // In memory nothing is ever lost.
+            (Batch::Memory(..), _) => {}
+        }
+    }
+
     pub fn commit(self) -> Result<(), ViewError> {
         match self {
             Batch::Disk(batch, _) => Ok(batch.commit()?),

@@ -2,18 +2,90 @@
 
 use super::*;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-/// A view with rows in tables and in the journal, flushed twelve times.
+const CHILD: &str = "KLATCH_TEST_VIEW_CHILD";
+
+/// Not a test: what the test below kills. Adds and flushes until then, and prints each flushed sequence.
+#[test]
+#[ignore = "the body of a child process"]
+fn child() {
+    let Some(dir) = std::env::var_os(CHILD) else { return };
+    let view = View::open(Path::new(&dir), ME, &settings(0)).unwrap();
+    let begun = view.checkpoint(0).map_or(0, |c| c.sequence);
+    for batch in 0u64.. {
+        let from = begun + batch * 40 + 1;
+        add(&view, "a", from, from + 39);
+        add(&view, &format!("room {}", batch % 7), from, from + 39);
+        let ids: Vec<_> = (from..from + 40).map(|n| (MessageKey(u128::from(n)), entry(n))).collect();
+        view.add(0, &[], &ids, at(from + 39));
+        if batch % 5 == 4 {
+            view.flush().unwrap();
+            println!("flushed {}", from + 39);
+        }
+    }
+}
+
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_killed_process_leaves_a_view_that_agrees_with_its_checkpoint() {
+    let dir = TempDir::new().unwrap();
+    for round in 1..=4 {
+        let command = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "view::tests::damage::child", "--nocapture"])
+            .env(CHILD, dir.path())
+            .stdout(std::process::Stdio::piped())
+            .spawn();
+        let mut child = Killed(command.unwrap());
+        let lines = BufReader::new(child.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let mut flushed = lines.filter_map(|l| l.split("flushed ").nth(1).map(|n| n.parse::<u64>().unwrap()));
+        let seen = flushed.nth(20 * round).expect("the child ended by itself");
+        drop(child);
+        let view = open(&dir);
+        assert!(!view.was_rebuilt());
+        let reached = view.checkpoint(0).unwrap();
+        assert!(reached.sequence >= seen && reached == at(reached.sequence));
+        assert_eq!(reached.sequence % 200, 0, "half a flush");
+        let all = offsets(&view, "a", RowQuery { limit: 1 << 20, ..RowQuery::default() });
+        assert_eq!(all, ((1..=reached.sequence).collect(), false, 0));
+        let others = (0..7).map(|i| offsets(&view, &format!("room {i}"), newest(1 << 20)).0);
+        let mut others: Vec<_> = others.flatten().collect();
+        others.sort_unstable();
+        assert_eq!(others, all.0);
+        for n in 1..=reached.sequence + 100 {
+            let expected = (n <= reached.sequence).then_some(entry(n));
+            assert_eq!(view.id(MessageKey(u128::from(n)), 0).unwrap(), expected);
+        }
+    }
+}
+
 fn fill(dir: &Path) -> View {
     let view = View::open(dir, ME, &settings(0)).unwrap();
-    for i in 0..12u64 {
-        add(&view, "a", i * 50 + 1, i * 50 + 50);
-        let id = |n: u64| (MessageKey(u128::from(n)), entry(n));
-        view.add(0, &[], &(i * 50 + 1..=i * 50 + 50).map(id).collect::<Vec<_>>(), at(i * 50 + 50));
+    write(&view, 0..12);
+    view
+}
+
+/// Each of these flushes has 50 rows of one room, 50 ids, and a row of another room that is larger than a block of
+/// the store.
+fn write(view: &View, flushes: std::ops::Range<u64>) {
+    let big: Arc<str> = "big".into();
+    for i in flushes {
+        let (from, to) = (i * 50 + 1, i * 50 + 50);
+        add(view, "a", from, to);
+        let ids: Vec<_> = (from..=to).map(|n| (MessageKey(u128::from(n)), entry(n))).collect();
+        let row = Row { room: &big, offset: to, prev: i * 50, place: &[i as u8; 5000] };
+        view.add(0, &[row], &ids, at(to));
         view.flush().unwrap();
     }
-    view
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {
@@ -40,6 +112,9 @@ fn check(view: &View) -> Result<(), ViewError> {
     assert_eq!(view.last("a")?, reached);
     let page = view.rows("a", RowQuery { limit: 5000, ..RowQuery::default() })?;
     assert_eq!(page.rows.iter().map(|r| r.offset).collect::<Vec<_>>(), (1..=reached).collect::<Vec<_>>());
+    let page = view.rows("big", RowQuery { limit: 5000, ..RowQuery::default() })?;
+    let big: Vec<_> = page.rows.iter().map(|r| (r.offset, r.place.to_vec())).collect();
+    assert_eq!(big, (0..reached / 50).map(|i| (i * 50 + 50, vec![i as u8; 5000])).collect::<Vec<_>>());
     for n in 1..=1000 {
         let expected = (n <= reached).then_some(entry(n));
         assert_eq!(view.id(MessageKey(u128::from(n)), 0)?, expected, "id {n} of {reached}");
@@ -79,6 +154,48 @@ fn a_view_of_another_format_is_begun_anew() {
     put(&view, &meta);
     drop(view);
     assert!(!open(&dir).was_rebuilt());
+}
+
+#[test]
+fn lost_writes_are_noticed() {
+    let dir = TempDir::new().unwrap();
+    let view = open(&dir);
+    // More flushes than marks are kept.
+    for n in 1..=keys::MARKS + 50 {
+        view.add(0, &[], &[(MessageKey(u128::from(n)), entry(n))], at(n));
+        view.flush().unwrap();
+    }
+    drop(view);
+    let view = open(&dir);
+    assert!(!view.was_rebuilt());
+    assert_eq!(view.id(MessageKey(3), 0).unwrap(), Some(entry(3)));
+    drop(view);
+    for (id_table, n, put) in [
+        (false, 90, false),
+        (false, 4146, false),
+        (false, 4147, true),
+        (true, 2000, false),
+        (true, 4200, true),
+    ] {
+        let copy = TempDir::new().unwrap();
+        for path in files(dir.path()) {
+            let to = copy.path().join(path.strip_prefix(dir.path()).unwrap());
+            fs::create_dir_all(to.parent().unwrap()).unwrap();
+            fs::copy(path, to).unwrap();
+        }
+        let view = open(&copy);
+        assert!(!view.was_rebuilt());
+        let bucket = view.shared().buckets[0].table.clone();
+        let (Store::Disk(disk), store::IdTable::Disk(ids)) = (&view.store, &bucket) else { unreachable!() };
+        let table = if id_table { ids } else { &disk.main };
+        if put {
+            table.insert(keys::mark(n), []).unwrap()
+        } else {
+            table.remove(keys::mark(n)).unwrap()
+        }
+        drop((view, bucket));
+        assert!(open(&copy).was_rebuilt(), "{n} in the table of ids: {id_table}, put: {put}");
+    }
 }
 
 #[test]
@@ -124,6 +241,9 @@ fn only_the_views_own_folder_is_removed() {
     assert_eq!(fs::read(dir.path().join("notes")).unwrap(), b"mine");
 }
 
+/// Bits that are flipped in each file, one at a time.
+const FLIPS: usize = 4;
+
 /// Each file of a view is shortened, emptied, removed, or has bits flipped, one at a time. Whatever the store makes of
 /// it, the view never answers wrongly: it is begun anew, or it says so, or it is whole, or it is an older whole one.
 #[test]
@@ -133,19 +253,17 @@ fn damage_in_any_file_is_never_taken_for_content() {
     // So that there are tables as well as a journal.
     if let Store::Disk(disk) = &view.store {
         disk.main.rotate_memtable_and_wait().unwrap();
+        let bucket = view.shared().buckets[0].table.clone();
+        let store::IdTable::Disk(ids) = bucket else { unreachable!() };
+        ids.rotate_memtable_and_wait().unwrap();
     }
-    for i in 12..20u64 {
-        add(&view, "a", i * 50 + 1, i * 50 + 50);
-        let id = |n: u64| (MessageKey(u128::from(n)), entry(n));
-        view.add(0, &[], &(i * 50 + 1..=i * 50 + 50).map(id).collect::<Vec<_>>(), at(i * 50 + 50));
-        view.flush().unwrap();
-    }
+    write(&view, 12..20);
     drop(view);
     let mut outcomes = std::collections::BTreeMap::<&str, usize>::new();
     let originals: Vec<_> = files(home.path()).into_iter().map(|f| (f.clone(), content(&f))).collect();
     let mut random = 0x2545_F491_4F6C_DD1Du64;
     for victim in 0..originals.len() {
-        for way in 0..12 {
+        for way in 0..7 + FLIPS {
             let dir = TempDir::new().unwrap();
             for (i, (path, (bytes, len))) in originals.iter().enumerate() {
                 let (mut bytes, mut len) = (bytes.clone(), *len);
