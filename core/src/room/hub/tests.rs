@@ -6,7 +6,10 @@ use proptest::prelude::*;
 
 /// A shard that keeps what it is handed.
 #[derive(Debug, Default)]
-struct Kept(Mutex<Vec<(RoomKey, u64, u32, Vec<u64>)>>);
+struct Kept(Mutex<Vec<KeptBatch>>);
+
+/// The room, `last`, `count`, and the offsets in the frames.
+type KeptBatch = (RoomKey, u64, u32, Vec<u64>);
 
 impl ShardPort for Kept {
     fn deliver(&self, batches: &mut Vec<RoomBatch>, _: &mut Vec<Reply>) {
@@ -115,9 +118,9 @@ proptest! {
                     let offsets = rig.publish(&rooms.iter().map(|r| name(*r)).collect::<Vec<_>>());
                     for (room, offset) in rooms.into_iter().zip(offsets) {
                         log.push((room, offset));
-                        for shard in 0..2 {
+                        for (shard, expected) in expected.iter_mut().enumerate() {
                             if let Some((key, _)) = routes.get(&(shard, room)) {
-                                expected[shard].entry(*key).or_default().push(offset);
+                                expected.entry(*key).or_default().push(offset);
                             }
                         }
                     }
