@@ -130,7 +130,7 @@ fn a_server_that_stays_away_fails_the_run() {
 /// The whole corpus, against the toy in one process: how fast the harness itself is. Run with
 /// `cargo test --release -p klatch-harness -- --ignored --nocapture whole`.
 #[test]
-#[ignore = "takes a while unless it is built with optimisation"]
+#[cfg_attr(debug_assertions, ignore = "takes minutes without optimisation; tests/run has it")]
 fn the_whole_corpus() {
     let toy = Toy::start();
     let options = Options { drops_per_1000: 10, duplicate_every: 100, ..Options::new(toy.url()) };
