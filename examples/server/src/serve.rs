@@ -108,7 +108,9 @@ fn explain(e: &Error, config: &Config) -> Failure {
             "The log's directory, {log}, must be on a disk that can be written, and belong to this user. Name another one \
              with --log DIR, or --log memory to keep nothing."
         ),
-        Code::StorageFull => format!("Make room on the disk that has {log}, or name another directory with --log DIR."),
+        Code::StorageFull => {
+            format!("Make room on the disk that has {log}, or name another directory with --log DIR.")
+        }
         Code::StorageFailed => {
             format!("The disk that has {log} failed. See the system's log, then: klatch-server verify {log}")
         }

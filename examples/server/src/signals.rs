@@ -3,7 +3,7 @@
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 
 /// A signal that asks the program to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ impl Stop {
 /// this is called they end it as they always do, which no log minds.
 pub fn catch() -> io::Result<Receiver<Stop>> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    let (tell, stop) = channel();
+    let (tell, stop) = sync_channel(1);
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         for (n, signal) in signals.forever().map(Stop).enumerate() {
             if n > 0 || tell.send(signal).is_err() {
