@@ -54,3 +54,8 @@ pub use error::{Error, Result};
 pub use events::{Event, EventStream, NextEvent};
 pub use hooks::{Authorizer, PublishHook};
 pub use message::{Epoch, Kind, Position, Publication, Record};
+
+/// The README's example compiles and does what it says.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
