@@ -51,7 +51,8 @@ pub struct Serve {
     /// Address to listen on, HOST:PORT or [IPV6]:PORT; port 0 takes a free one. May be repeated [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
     pub listen: Vec<String>,
-    /// Origin that browsers may connect from, beside the server's own: https://HOST, https://*.HOST or *. May be repeated
+    /// Origin that browsers may connect from: https://HOST, https://*.HOST or *. May be repeated [default: only pages
+    /// of the host that is asked for]
     #[arg(long, value_name = "ORIGIN", help_heading = "Network")]
     pub origin: Vec<String>,
     /// Threads that serve connections [default: one per core]
