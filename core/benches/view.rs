@@ -1,7 +1,7 @@
 //! What the view costs: adding and flushing, for each row, and reading the newest page.
 //!
 //! `cargo bench -p klatch --bench view`. The criterion figures are wall time of the threads that call; before them a
-//! table tells the CPU time of the whole process (the store's background threads included) for each row.
+//! table tells the CPU time of the whole process (the store's background threads included) for each row; with `ROOMS=n` in the environment, for that number of rooms only.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 use criterion::{Criterion, Throughput};

@@ -11,13 +11,15 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Sn
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_128;
 
 /// Everything of a view lies in this folder of its directory, so that discarding it removes nothing else.
 const FOLDER: &str = "fjall";
 /// The file that fjall locks while a database is open.
 const LOCK: &str = "lock";
+/// A file that says that the view was found damaged while it was open.
+const DAMAGED: &str = "damaged";
 const MAIN: &str = "main";
 const IDS: &str = "ids-";
 
@@ -34,6 +36,7 @@ const WORKERS: usize = 1;
 pub(super) struct Disk {
     pub db: Database,
     pub main: Keyspace,
+    folder: PathBuf,
 }
 
 /// What an opened store knew.
@@ -129,13 +132,23 @@ fn create(folder: &Path, identity: Identity, settings: &ViewSettings) -> Result<
     batch.insert(&main, keys::STATE, state.encode());
     batch.commit()?;
     let partitions = vec![Partition::default(); identity.partitions as usize];
-    Ok(Opened { disk: Disk { db, main }, meta, state, partitions, buckets: Vec::new(), fresh: true })
+    Ok(Opened {
+        disk: Disk { db, main, folder: folder.into() },
+        meta,
+        state,
+        partitions,
+        buckets: Vec::new(),
+        fresh: true,
+    })
 }
 
 fn open_old(folder: &Path, identity: Identity, settings: &ViewSettings) -> Result<Opened, ViewError> {
     // Without it fjall would take the folder for an empty one and put a database beside what is in there.
     if !folder.join("version").try_exists()? {
         return Err(ViewError::damaged("its version file is missing"));
+    }
+    if folder.join(DAMAGED).try_exists()? {
+        return Err(ViewError::damaged("it was found damaged when it was last open"));
     }
     check_manifests(folder)?;
     let db = database(folder, settings)?;
@@ -162,7 +175,14 @@ fn open_old(folder: &Path, identity: Identity, settings: &ViewSettings) -> Resul
         partitions.push(value.map(|v| Partition::decode(&v)).transpose()?.unwrap_or_default());
     }
     let buckets = open_buckets(&db, &read, &state)?;
-    Ok(Opened { disk: Disk { db, main }, meta, state, partitions, buckets, fresh: false })
+    Ok(Opened {
+        disk: Disk { db, main, folder: folder.into() },
+        meta,
+        state,
+        partitions,
+        buckets,
+        fresh: false,
+    })
 }
 
 /// Whether a table has its last writes, all of them and no other. Tables are recovered one by one, and a flipped bit in
@@ -232,6 +252,14 @@ fn open_buckets(db: &Database, read: &Snapshot, state: &State) -> Result<Vec<Buc
 }
 
 impl Disk {
+    /// Makes the next opening discard the view. Damage in rows shows only when they are read, so it would be opened
+    /// again otherwise.
+    pub fn condemn(&self) {
+        if let Err(e) = File::create(self.folder.join(DAMAGED)) {
+            tracing::warn!(error = %e, "the damaged view cannot be marked as such");
+        }
+    }
+
     /// A table for a new bucket of ids.
     pub fn make_ids(&self, number: u32) -> Result<Keyspace, ViewError> {
         Ok(self.db.keyspace(&format!("{IDS}{number}"), ids_options)?)

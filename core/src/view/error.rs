@@ -13,8 +13,7 @@ pub enum ViewError {
     /// The system refused: disk full, no permission, no file descriptors, a failed write. What is on disk may be
     /// whole. Put the cause right, drop this view and open it again; it goes on from its checkpoint.
     Storage(String),
-    /// The content contradicts itself or its checksums. Drop this view, [`destroy`](super::View::destroy) it and
-    /// open a new one.
+    /// The content contradicts itself or its checksums. Drop this view and open it again, which begins anew.
     Damaged(String),
 }
 

@@ -1,7 +1,7 @@
 //! Writing what is in memory to the store, and removing what is no longer kept.
 
 use super::chunk::Stored;
-use super::error::{ViewError, guard};
+use super::error::ViewError;
 use super::ids::{self, Bucket};
 use super::keys::{self, Partition, RoomMeta, State};
 use super::layer::{Layer, RoomRows};
@@ -86,7 +86,7 @@ impl View {
     /// Rooms that hold more than `history_per_room` rows lose their oldest chunks (at most 512 rows each) here. A
     /// reader sees at most `history_per_room` + 512 rows that are older than the last flush, and what came since.
     pub fn flush(&self) -> Result<Flushed, ViewError> {
-        guard(|| self.flush_all())
+        self.checked(|| self.flush_all())
     }
 
     fn flush_all(&self) -> Result<Flushed, ViewError> {

@@ -247,7 +247,7 @@ impl View {
                 return Ok(found.last());
             }
         }
-        guard(|| Ok(self.store.snapshot().room(room)?.map_or(0, |m| m.last)))
+        self.checked(|| Ok(self.store.snapshot().room(room)?.map_or(0, |m| m.last)))
     }
 
     /// What is known about a message id; `None` if nothing, or if its last record may be older than `oldest_ms`.
@@ -262,7 +262,7 @@ impl View {
         };
         let key = key.0.to_be_bytes();
         for bucket in buckets.iter().rev().filter(|b| b.end() > oldest_ms) {
-            if let Some(value) = guard(|| self.store.id(&bucket.table, &key))? {
+            if let Some(value) = self.checked(|| self.store.id(&bucket.table, &key))? {
                 let found = keys::read_entry(&value)?;
                 return Ok((found.time >= oldest_ms).then_some(found));
             }
@@ -283,7 +283,7 @@ impl View {
         let frozen_rooms = frozen.as_ref().map(|f| &f.rooms);
         let newest = names.iter().filter(|n| frozen_rooms.is_none_or(|f| !f.contains_key(*n)));
         for name in frozen_rooms.into_iter().flat_map(|f| f.keys()).chain(newest) {
-            rooms += u64::from(guard(|| read.room(name))?.is_none());
+            rooms += u64::from(self.checked(|| read.room(name))?.is_none());
         }
         Ok(rooms)
     }
@@ -291,7 +291,16 @@ impl View {
     /// Flushes and syncs to disk. The files are let go when the view is dropped.
     pub fn close(&self) -> Result<(), ViewError> {
         self.flush()?;
-        guard(|| self.store.sync())
+        self.checked(|| self.store.sync())
+    }
+
+    /// Runs what reads or writes the store. Once it has found damage, the next [`View::open`] begins anew.
+    fn checked<T>(&self, f: impl FnOnce() -> Result<T, ViewError>) -> Result<T, ViewError> {
+        let result = guard(f);
+        if let (Err(ViewError::Damaged(_)), Store::Disk(disk)) = (&result, &self.store) {
+            disk.condemn();
+        }
+        result
     }
 
     fn shared(&self) -> RwLockReadGuard<'_, Shared> {

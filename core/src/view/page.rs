@@ -1,7 +1,7 @@
 //! Reading pages of a room's rows.
 
 use super::chunk::{Slot, Stored};
-use super::error::{ViewError, guard};
+use super::error::ViewError;
 use super::keys::RoomMeta;
 use super::layer::{Layer, RoomRows};
 use super::store::Snapshot;
@@ -177,7 +177,7 @@ impl View {
     /// A page has at most [`PAGE_BYTES`] bytes of places (but at least one row, if there is one and `limit` allows):
     /// it may be shorter than `limit`, then `more` is true.
     pub fn rows(&self, room: &str, query: RowQuery) -> Result<Rows, ViewError> {
-        guard(|| self.page(room, query))
+        self.checked(|| self.page(room, query))
     }
 
     fn page(&self, room: &str, query: RowQuery) -> Result<Rows, ViewError> {
