@@ -6,7 +6,7 @@ use crate::broker::tail::{Origin, Tail, check};
 use crate::codes::Code;
 use crate::config::Settings;
 use crate::error::{Error, Result};
-use crate::ids::{MessageKey, random_bytes};
+use crate::ids::{HashKey, MessageKey, random_bytes};
 use crate::log::{Batch, Files, Log, LogError, Place, Reader, State};
 use crate::message::{Publication, Record};
 use crate::metrics::Metrics;
@@ -64,7 +64,7 @@ pub fn open(
 ) -> Result<Opened> {
     let log = Log::open(files, &settings.storage, random_bytes(), now_ms).map_err(|e| log_error(&e))?;
     let reader = log.reader();
-    let identity = Identity { log: log.id(), partitions: 1 };
+    let identity = Identity { log: contents(&log), partitions: 1 };
     let mut view = match &view_dir {
         Some(dir) => View::open(dir, identity, &settings.view).map_err(|e| unusable_view(&e))?,
         None => View::memory(identity, &settings.view),
@@ -104,6 +104,19 @@ pub fn open(
     storage.metrics.log_first_offset.set(reader.first_sequence());
     storage.metrics.log_last_offset.set(reader.last_sequence());
     Ok(Opened { storage, reader, tail })
+}
+
+/// What a view of this log is a view of: the log's id, and which of its records are lost. A view from before a loss has rows that
+/// lead nowhere, and would make the sound records beside them unreadable; so it is another view.
+fn contents(log: &Log) -> [u8; 16] {
+    let mut id = log.id();
+    if !log.lost().is_empty() {
+        let lost: Vec<u8> =
+            log.lost().iter().flat_map(|(a, b)| [a.to_le_bytes(), b.to_le_bytes()]).flatten().collect();
+        let mark = HashKey(id).body(0, &lost).to_le_bytes();
+        id.iter_mut().zip(mark).for_each(|(i, m)| *i ^= m);
+    }
+    id
 }
 
 fn unusable_view(e: &ViewError) -> Error {

@@ -14,8 +14,8 @@ use tokio::sync::watch;
 
 /// How often late publishes are looked for.
 const SWEEP: Duration = Duration::from_millis(100);
-/// How often the view is flushed.
-const FLUSH: Duration = Duration::from_millis(500);
+/// How often the view is flushed. Rarely is cheap: rows of one room and flush become one item.
+const FLUSH: Duration = Duration::from_secs(1);
 
 /// Runs on the engine's tokio thread until `stop` turns true.
 pub(super) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
@@ -64,14 +64,11 @@ fn presence_events(shared: &Shared) {
 pub(super) fn keep_view(view: &View, shared: &Shared, window_ms: u64, stop: &Receiver<()>) {
     let mut failing = false;
     while stop.recv_timeout(FLUSH) == Err(RecvTimeoutError::Timeout) {
-        if view.overlay_bytes() == 0 {
-            continue;
-        }
         match view.flush() {
             Ok(_) => failing = false,
             Err(e) if !failing => {
                 failing = true;
-                tracing::error!(error = %e, "the view cannot be written; it is rebuilt from the log at the next start");
+                tracing::error!(error = %e, "the view cannot be written; history waits in memory, and the log has everything");
             }
             Err(_) => {}
         }

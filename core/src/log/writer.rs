@@ -39,6 +39,7 @@ pub struct Log {
     /// No record gets an earlier timestamp.
     floor: u64,
     damage: Vec<Damage>,
+    lost: Vec<(u64, u64)>,
     /// What the synced file says.
     noted: Option<Synced>,
 }
@@ -59,6 +60,7 @@ impl Log {
         let accepted = read_accepted(&*files)?;
         let mut found = survey(&*files, note, None, &mut |_, _, _| {})?;
         let mut damage = found.damage();
+        let mut lost = lost_in(&damage);
         damage.retain(|d| !accepted.contains(d));
         for d in &damage {
             tracing::warn!("the log is damaged: {d}");
@@ -69,12 +71,14 @@ impl Log {
             _ => None,
         };
         if !damage.is_empty() && !options.accept_damage {
-            return Ok(Log::new(files, id, options, found, damage, noted, State::Damaged));
+            let log = Log::new(files, id, options, found, damage, noted, State::Damaged);
+            return Ok(Log { lost, ..log });
         }
         if damage.is_empty() {
             recover(&*files, &found, noted)?;
         } else {
             found = accept(&*files, note, &found)?;
+            lost = lost_in(&found.damage());
         }
         let new_segment =
             if !damage.is_empty() || found.segments.is_empty() { Some(found.next) } else { None };
@@ -83,7 +87,8 @@ impl Log {
             make_segment(&*files, &SegmentHead { id, first, created }).map_err(Making::into_error)?;
             found.segments.push(Segment::new(first, created));
         }
-        let mut log = Log::new(files, id, options, found, damage, noted, State::Good);
+        let log = Log::new(files, id, options, found, damage, noted, State::Good);
+        let mut log = Log { lost, ..log };
         if new_segment.is_some() {
             log.note(log.first_kept()).map_err(opening("write the synced file"))?;
         }
@@ -113,6 +118,7 @@ impl Log {
             last_time: found.last_time,
             floor: found.last_time.max(time),
             damage,
+            lost: Vec::new(),
             noted,
         }
     }
@@ -140,6 +146,12 @@ impl Log {
     /// Damage that was not accepted before this opening. Empty for a sound log.
     pub fn damage(&self) -> &[Damage] {
         &self.damage
+    }
+
+    /// Sequences between the log's ends that it held once and holds no more, as inclusive ranges: of all damage found at this
+    /// opening, whether it was accepted or not.
+    pub fn lost(&self) -> &[(u64, u64)] {
+        &self.lost
     }
 
     /// A reader.
@@ -388,6 +400,10 @@ fn settle(files: &dyn Files, last: &Segment, last_batch: Option<u64>) -> Result<
         write_full(files, &name, from, &bytes)
     });
     written.and_then(|()| files.sync_data(&name)).map_err(opening(&format!("settle {name}")))
+}
+
+fn lost_in(damage: &[Damage]) -> Vec<(u64, u64)> {
+    damage.iter().flat_map(|d| d.missing.iter().copied()).collect()
 }
 
 /// Records all damage as accepted, and surveys the log as it will be with the segment that follows.
