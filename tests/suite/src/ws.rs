@@ -91,11 +91,12 @@ pub struct Ws {
 }
 
 impl Ws {
-    /// Asks for an upgrade of `path`. The inner error is an HTTP refusal.
+    /// Asks for an upgrade of `path`, and sends `with` before it is answered. The inner error is an HTTP refusal.
     pub fn open(
         address: SocketAddr,
         path: &str,
         headers: &[(String, String)],
+        with: &[u8],
     ) -> io::Result<Result<(Ws, Answer), Answer>> {
         let mut io = TcpStream::connect_timeout(&address, PATIENCE)?;
         io.set_nodelay(true)?;
@@ -107,7 +108,7 @@ impl Ws {
             request.push_str(&format!("{name}: {value}\r\n"));
         }
         request.push_str("\r\n");
-        io.write_all(request.as_bytes())?;
+        io.write_all(&[request.as_bytes(), with].concat())?;
         let mut buf = Vec::new();
         let answer = read_answer(&mut io, &mut buf)?;
         if answer.status != 101 {
@@ -131,7 +132,13 @@ impl Ws {
 
     /// What comes next, within [`PATIENCE`]; pings are answered before they are returned.
     pub fn next(&mut self) -> io::Result<Got> {
-        let until = Instant::now() + PATIENCE;
+        let timed_out = || io::Error::new(ErrorKind::TimedOut, "nothing came in time");
+        self.next_within(PATIENCE)?.ok_or_else(timed_out)
+    }
+
+    /// The same within another time; none if nothing comes.
+    pub fn next_within(&mut self, patience: Duration) -> io::Result<Option<Got>> {
+        let until = Instant::now() + patience;
         loop {
             if let Some(got) = self.parse()? {
                 if let (Got::Ping(payload), true) = (&got, self.answers_pings) {
@@ -139,20 +146,20 @@ impl Ws {
                     // The server may have gone already; what it said is still to be read.
                     let _ = self.io.write_all(&pong);
                 }
-                return Ok(got);
+                return Ok(Some(got));
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(io::Error::new(ErrorKind::TimedOut, "nothing came in time"));
+                return Ok(None);
             }
             self.io.set_read_timeout(Some(left))?;
             let mut chunk = [0; 16 << 10];
             match self.io.read(&mut chunk) {
-                Ok(0) => return Ok(Got::End),
+                Ok(0) => return Ok(Some(Got::End)),
                 Ok(n) => self.buf.extend_from_slice(&chunk[..n]),
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == ErrorKind::ConnectionReset => return Ok(Got::End),
+                Err(e) if e.kind() == ErrorKind::ConnectionReset => return Ok(Some(Got::End)),
                 Err(e) => return Err(e),
             }
         }

@@ -50,7 +50,9 @@ fn main() -> ExitCode {
         // They wait for sockets and syncs most of the time.
         for _ in 0..8 {
             threads.spawn(|| {
-                while let Some((name, scenario, kind, shards)) = tests.get(next.fetch_add(1, Ordering::Relaxed)) {
+                while let Some((name, scenario, kind, shards)) =
+                    tests.get(next.fetch_add(1, Ordering::Relaxed))
+                {
                     let result = scenario.run(*kind, *shards);
                     let word = if result.is_ok() { "ok" } else { "FAILED" };
                     let _ = writeln!(std::io::stdout(), "test {name} ... {word}");

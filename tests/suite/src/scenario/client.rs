@@ -2,10 +2,11 @@
 
 use super::World;
 use super::pattern::{fill, fill_text, matches, pieces};
-use crate::ws::{Answer, Got, Out, Ws};
+use crate::ws::{Answer, Got, Out, PATIENCE, Ws};
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 /// A client of a scenario.
 pub(super) struct Client {
@@ -25,6 +26,8 @@ struct Connect {
     protocols: Vec<String>,
     /// Whether pings of the server are answered.
     pongs: bool,
+    /// Texts that are sent along with the request, before its answer.
+    with: Vec<Value>,
 }
 
 impl Default for Connect {
@@ -35,6 +38,7 @@ impl Default for Connect {
             headers: BTreeMap::new(),
             protocols: vec!["klatch.v1".into()],
             pongs: true,
+            with: Vec::new(),
         }
     }
 }
@@ -91,6 +95,22 @@ impl Client {
         if self.closed { Ok(()) } else { self.fence() }
     }
 
+    fn ended(
+        &mut self,
+        got: Option<u16>,
+        reason: &str,
+        code: &Value,
+        expected: Option<&Value>,
+    ) -> Result<(), String> {
+        self.closed = true;
+        self.ws.finish(got.unwrap_or(1000));
+        let expected = expected.and_then(Value::as_str);
+        if got.map(u64::from) != code.as_u64() || expected.is_some_and(|e| e != reason) {
+            return Err(format!("closed with {got:?} {reason}"));
+        }
+        Ok(())
+    }
+
     fn close_frame(&mut self, skip: bool) -> Result<(Option<u16>, String), String> {
         loop {
             match self.ws.next().map_err(|e| e.to_string())? {
@@ -113,7 +133,8 @@ impl World {
                     [connect] => (connect, None),
                     [connect, expected, ..] => (connect, Some(expected)),
                 };
-                let (ws, answer) = self.open(connect)?.map_err(|a| format!("refused: {} {}", a.status, a.body))?;
+                let (ws, answer) =
+                    self.open(connect)?.map_err(|a| format!("refused: {} {}", a.status, a.body))?;
                 if let Some(Value::String(part)) = expected
                     && !answer.head.contains(part.as_str())
                 {
@@ -160,6 +181,30 @@ impl World {
                 }
                 client.send(&bytes)
             }
+            ("send_bytes", [hex]) => client.send(&unhex(hex.as_str().unwrap_or_default())?),
+            ("send_bytes_slowly", [hex]) => {
+                for byte in unhex(hex.as_str().unwrap_or_default())? {
+                    client.send(&[byte])?;
+                    // Only makes it likely that each byte is read alone; nothing depends on it.
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Ok(())
+            }
+            ("repeat_until_closed", [frame, code, rest @ ..]) => {
+                let frame = frame_bytes(frame)?;
+                let until = Instant::now() + PATIENCE;
+                let (got, reason) = loop {
+                    // The server may close at any moment; what it said is read below.
+                    let _ = client.ws.write(&frame);
+                    match client.ws.next_within(Duration::from_millis(20)).map_err(|e| e.to_string())? {
+                        Some(Got::Close(code, reason)) => break (Some(code), reason),
+                        Some(Got::End) => break (None, String::new()),
+                        _ if Instant::now() > until => return Err("it was not closed".into()),
+                        _ => {}
+                    }
+                };
+                client.ended(got, &reason, code, rest.first())
+            }
             ("expect", patterns @ [_, ..]) => patterns.iter().try_for_each(|pattern| {
                 let got = client.json()?;
                 matches(pattern, &got, vars)
@@ -168,7 +213,8 @@ impl World {
                 let mut left: Vec<&Value> = patterns.iter().collect();
                 while !left.is_empty() {
                     let got = client.json()?;
-                    let hit = left.iter().position(|pattern| matches(pattern, &got, &mut vars.clone()).is_ok());
+                    let hit =
+                        left.iter().position(|pattern| matches(pattern, &got, &mut vars.clone()).is_ok());
                     let hit = hit.ok_or_else(|| format!("none of those expected; got {got}"))?;
                     matches(left.remove(hit), &got, vars)?;
                 }
@@ -190,19 +236,16 @@ impl World {
                 Got::Ping(_) => Ok(()),
                 other => Err(format!("a ping was expected; got {other:?}")),
             },
-            ("pong", [payload]) => match client.ws.next().map_err(|e| e.to_string())? {
-                Got::Pong(got) if Some(&got[..]) == payload.as_str().map(str::as_bytes) => Ok(()),
-                other => Err(format!("a pong was expected; got {other:?}")),
-            },
+            ("pong", [payload]) => {
+                let payload = fill_text(payload, vars)?;
+                match client.ws.next().map_err(|e| e.to_string())? {
+                    Got::Pong(got) if got == payload.as_bytes() => Ok(()),
+                    other => Err(format!("a pong was expected; got {other:?}")),
+                }
+            }
             ("closed" | "skip_to_closed", [code, rest @ ..]) => {
                 let (got, reason) = client.close_frame(verb == "skip_to_closed")?;
-                client.closed = true;
-                client.ws.finish(got.unwrap_or(1000));
-                let expected = rest.first().and_then(Value::as_str);
-                if got.map(u64::from) != code.as_u64() || expected.is_some_and(|e| e != reason) {
-                    return Err(format!("closed with {got:?} {reason}"));
-                }
-                Ok(())
+                client.ended(got, &reason, code, rest.first())
             }
             ("close", [code]) => {
                 let code = code.as_u64().unwrap_or_default() as u16;
@@ -238,7 +281,11 @@ impl World {
         if !connect.protocols.is_empty() {
             headers.push(("Sec-WebSocket-Protocol".into(), connect.protocols.join(", ")));
         }
-        let opened = Ws::open(self.address()?, &path, &headers).map_err(|e| e.to_string())?;
+        let mut with = Vec::new();
+        for text in &connect.with {
+            with.extend(text_frame(&pieces(text)?));
+        }
+        let opened = Ws::open(self.address()?, &path, &headers, &with).map_err(|e| e.to_string())?;
         Ok(opened.map(|(mut ws, answer)| {
             ws.answers_pings = connect.pongs;
             (ws, answer)

@@ -1,8 +1,6 @@
 //! The hooks that scenarios rely on: what they do is written in what they are asked. The README has the table.
 
-use klatch::hooks::{
-    ConnectAnswer, ConnectRequest, JoinAnswer, JoinRequest, PublishAnswer, PublishRequest,
-};
+use klatch::hooks::{ConnectAnswer, ConnectRequest, JoinAnswer, JoinRequest, PublishAnswer, PublishRequest};
 use klatch::{Authorizer, PublishHook};
 use std::any::Any;
 use std::sync::{Mutex, PoisonError};

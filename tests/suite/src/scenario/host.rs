@@ -11,7 +11,7 @@ use klatch::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A message, as the host publishes it.
 #[derive(Deserialize)]
@@ -94,6 +94,28 @@ impl World {
             ("restart", []) => {
                 self.stop()?;
                 return self.start();
+            }
+            ("repeat", [times, Value::Array(steps)]) => {
+                for n in 0..times.as_u64().unwrap_or_default() {
+                    for step in steps {
+                        let step = step.as_array().ok_or("a step is an array")?;
+                        self.step(step).map_err(|e| format!("turn {n}: {e}"))?;
+                    }
+                }
+                return Ok(());
+            }
+            // What the engine does by the clock: asked again until it is so.
+            ("history_eventually" | "presence_eventually", args) => {
+                let verb = verb.trim_end_matches("_eventually");
+                let until = Instant::now() + PATIENCE;
+                loop {
+                    let vars = self.vars.clone();
+                    match self.host(verb, args) {
+                        Err(_) if Instant::now() < until => self.vars = vars,
+                        result => return result,
+                    }
+                    std::thread::sleep(Duration::from_millis(10));
+                }
             }
             _ => {}
         }

@@ -74,6 +74,17 @@ fn check_special(word: &str, argument: &Value, got: &Value, vars: &mut Vars) -> 
             Ok(()) => Err(format!("expected anything but {}", fill(argument, vars)?)),
             Err(_) => Ok(()),
         },
+        "any_of" => {
+            let choices = argument.as_array().ok_or("$any_of needs an array")?;
+            for choice in choices {
+                let mut tried = vars.clone();
+                if check(choice, got, &mut tried).is_ok() {
+                    *vars = tried;
+                    return Ok(());
+                }
+            }
+            Err(format!("none of {argument}"))
+        }
         "repeat" => same(&repeat(argument)?, got),
         _ => Err(format!("the format has no ${word}")),
     }
@@ -174,6 +185,8 @@ mod tests {
         assert!(try_it(json!({"$contains": "x"}), json!("abc")).is_err());
         assert!(try_it(json!("$$x"), json!("$x")).is_ok());
         assert!(try_it(json!({"$repeat": ["ab", 2]}), json!("abab")).is_ok());
+        assert!(try_it(json!({"$any_of": [1, 2]}), json!(2)).is_ok());
+        assert!(try_it(json!({"$any_of": [1, 2]}), json!(3)).is_err());
         assert!(try_it(json!({"$typo": 1}), json!(1)).is_err());
     }
 }
