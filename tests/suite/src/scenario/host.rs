@@ -117,6 +117,17 @@ impl World {
                     std::thread::sleep(Duration::from_millis(10));
                 }
             }
+            // What the host has read or can still read of an engine that has stopped.
+            ("next_ended", [name, why]) => {
+                let subscription = self.subscriptions.get_mut(&text(name)?).ok_or("no such subscription")?;
+                let got = match subscription.next_batch(1, PATIENCE) {
+                    Err(Ended::Slow) => "slow",
+                    Err(Ended::Stopped) => "stopped",
+                    Err(Ended::Closed) => "closed",
+                    other => return Err(format!("got {other:?}")),
+                };
+                return matches(why, &got.into(), &mut self.vars);
+            }
             _ => {}
         }
         let engine = self.engine()?.clone();
@@ -175,16 +186,6 @@ impl World {
                     Ok(batch) if batch.is_empty() => Ok(()),
                     other => Err(format!("got {other:?}")),
                 }
-            }
-            ("next_ended", [name, why]) => {
-                let subscription = self.subscriptions.get_mut(&text(name)?).ok_or("no such subscription")?;
-                let got = match subscription.next_batch(1, PATIENCE) {
-                    Err(Ended::Slow) => "slow",
-                    Err(Ended::Stopped) => "stopped",
-                    Err(Ended::Closed) => "closed",
-                    other => return Err(format!("got {other:?}")),
-                };
-                matches(why, &got.into(), &mut self.vars)
             }
             ("history", [query, ..]) => {
                 let q: Query = take(&fill(query, &self.vars)?)?;
