@@ -246,7 +246,8 @@ async fn history(room: &str, query: Option<&str>, site: &Arc<Site>) -> Answer {
         let message = "history by HTTP is closed while an authorizer is set; join the room and ask there";
         return failed(&Error::new(Code::Denied, message));
     }
-    let parsed = native::unescape(room)
+    // Unlike in a query, a plus in a path is a plus.
+    let parsed = native::unescape(&room.replace('+', "%2B"))
         .and_then(|room| check_name("room", &room, limits.name_bytes).map(|()| room))
         .and_then(|room| Ok((room, history_query(query.unwrap_or_default())?)));
     let (room, query) = match parsed {
