@@ -193,15 +193,16 @@ impl Shard {
 
     /// Ends a connection that broke the WebSocket protocol, or whose closing handshake is done.
     fn protocol_error(&mut self, i: u32, e: &tokio_tungstenite::tungstenite::Error) -> Done {
-        match wire::close_for(e) {
+        let why = match wire::close_for(e) {
             Some(close) => {
                 self.shared.metrics.disconnects_protocol.inc();
                 self.write(i, &close);
+                Some(Disconnect::Protocol)
             }
-            None if matches!(e, tokio_tungstenite::tungstenite::Error::ConnectionClosed) => {}
+            None if matches!(e, tokio_tungstenite::tungstenite::Error::ConnectionClosed) => None,
             None => return Done::Ended,
-        }
-        self.finish(i, None);
+        };
+        self.finish(i, why);
         Done::All
     }
 
