@@ -300,7 +300,8 @@ impl Shard {
     }
 
     fn timer(&mut self, i: u32, generation: u32) {
-        let limits = self.shared.policy.limits.clone();
+        let shared = self.shared.clone();
+        let limits = &shared.policy.limits;
         let now = self.now_ms;
         let Some(c) = self.conn(i).filter(|c| c.generation == generation) else { return };
         if c.timer_ms == 0 || now < c.timer_ms {
@@ -342,7 +343,9 @@ impl Shard {
             }
             next = next.min(c.seen_ms + limits.handshake_timeout_ms);
         }
-        if idle >= limits.heartbeat_ms && !c.has_backlog() && !c.is_closing() {
+        // Neither one that has yet to say who it is, nor one whose socket is not read because it waits for us.
+        let waits = c.session.is_new() || c.session.is_busy(&shared.policy);
+        if idle >= limits.heartbeat_ms && !waits && !c.has_backlog() && !c.is_closing() {
             if c.pinged_ms == 0 {
                 c.pinged_ms = now;
                 next = now + limits.heartbeat_timeout_ms;

@@ -68,8 +68,11 @@ impl Shard {
             Ok(0) => ended = true,
             Ok(n) => {
                 have += n;
-                c.seen_ms = self.now_ms;
-                c.pinged_ms = 0;
+                // The time for the first frame is not prolonged by anything.
+                if !c.session.is_new() {
+                    c.seen_ms = self.now_ms;
+                    c.pinged_ms = 0;
+                }
                 // A full buffer means that there is more. A short one may have an end of stream behind it that comes with no
                 // event of its own, so it is read once more; that read is what finds the socket empty, in a later turn.
                 if have == buf.len() {
