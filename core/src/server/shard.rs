@@ -33,6 +33,7 @@ const WAKE: Token = Token(usize::MAX);
 const EVENTS: usize = 1024;
 /// How long a closed connection may take to end its side.
 const LINGER_MS: u64 = 2_000;
+const STOPPING: &str = "the server is stopping; connect again";
 
 /// See the module.
 #[derive(Debug)]
@@ -246,8 +247,7 @@ impl Shard {
         let mut io = mio::net::TcpStream::from_std(u.io);
         // Edge-triggered, both directions at once: no further system call when a backlog comes or goes.
         let interest = Interest::READABLE | Interest::WRITABLE;
-        if self.stop_by_ms.is_some() || self.registry.register(&mut io, Token(i as usize), interest).is_err()
-        {
+        if self.registry.register(&mut io, Token(i as usize), interest).is_err() {
             self.free.push(i);
             return;
         }
@@ -278,6 +278,9 @@ impl Shard {
         let limits = &self.shared.policy.limits;
         let due = self.now_ms + limits.heartbeat_ms.min(limits.handshake_timeout_ms);
         self.schedule(i, due);
+        if self.stop_by_ms.is_some() {
+            return self.close(i, Disconnect::Shutdown, STOPPING);
+        }
         if let Some(connect) = u.connect {
             let shared = self.shared.clone();
             let mut effects = take(&mut self.effects);
@@ -545,7 +548,7 @@ impl Shard {
     fn stop(&mut self, deadline_ms: u64) {
         self.stop_by_ms = Some(deadline_ms);
         for i in 0..self.conns.len() as u32 {
-            self.close(i, Disconnect::Shutdown, "the server is stopping; connect again");
+            self.close(i, Disconnect::Shutdown, STOPPING);
         }
     }
 }
