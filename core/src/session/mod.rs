@@ -4,7 +4,7 @@
 pub mod bucket;
 pub mod stream;
 
-use crate::codes::{Code, Disconnect};
+use crate::codes::{Code, Disconnect, Retry};
 use crate::command::{Command, Connect, HistoryQuery, Join, JoinOptions, Publish, Ref, Signal};
 use crate::config::Limits;
 use crate::error::Error;
@@ -293,13 +293,13 @@ impl Session {
                 self.opened(join, reference, policy, out);
             }
             Err(error) => {
-                let later = error.retry() == crate::codes::Retry::Later;
+                let (code, text) = match error.retry() {
+                    Retry::Later => (Disconnect::Reconnect, "the host could not answer; connect again"),
+                    Retry::Forbidden => (Disconnect::Unauthorized, "the credentials were refused"),
+                    _ => (Disconnect::Internal, "the host's authorizer failed"),
+                };
                 out.push(Effect::Fail(Failure::new(error, reference)));
-                if later {
-                    self.close(Disconnect::Reconnect, "the host could not answer; connect again", out);
-                } else {
-                    self.close(Disconnect::Unauthorized, "the credentials were refused", out);
-                }
+                self.close(code, text, out);
             }
         }
     }
