@@ -56,6 +56,13 @@ pub(crate) struct Extra {
     pub(crate) hook: Option<PendingHook>,
     /// The history request under way: its room and ref.
     pub(crate) request: Option<(std::sync::Arc<str>, crate::command::Ref)>,
+    /// History is being read for it. One read at a time, and only while there is no backlog: what a client asks for it must
+    /// also take.
+    pub(crate) reading: bool,
+    /// The read that waits for that.
+    pub(crate) parked: Option<crate::server::reader::Job>,
+    /// So much of the backlog is history that was asked for. It does not count as slow: that it is one page at a time bounds it.
+    pub(crate) allowance: usize,
 }
 
 /// How far a close has come.
@@ -111,6 +118,13 @@ impl Conn {
         self.extra.as_ref().is_some_and(|x| x.closing != Closing::No)
     }
 
+    /// Whether history may be read for it now.
+    pub(crate) fn may_read(&self) -> bool {
+        self.extra.as_ref().is_none_or(|x| {
+            !x.reading && x.parked.is_none() && x.backlog.is_empty() && x.closing == Closing::No
+        })
+    }
+
     /// One write; what the socket does not take is kept, as a slice of `shared` if there is one.
     pub(crate) fn send(&mut self, bytes: &[u8], shared: Option<&Bytes>, limit: usize, now_ms: u64) -> Sent {
         if self.is_closing() {
@@ -136,7 +150,7 @@ impl Conn {
         }
         x.bytes += rest.len();
         x.backlog.push_back(rest);
-        match (x.bytes > limit, waiting) {
+        match (x.bytes > limit + x.allowance, waiting) {
             (true, _) => Sent::Slow,
             (false, true) => Sent::Fine,
             (false, false) => Sent::Began,
@@ -175,6 +189,9 @@ impl Conn {
             x.ws.is_none()
                 && x.partial.is_empty()
                 && x.backlog.is_empty()
+                && x.allowance == 0
+                && !x.reading
+                && x.parked.is_none()
                 && !x.unread
                 && !x.mid
                 && x.hook.is_none()

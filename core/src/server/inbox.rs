@@ -42,6 +42,8 @@ pub(crate) enum Read {
 pub(crate) struct ReadFor {
     pub(crate) key: ConnectionKey,
     pub(crate) room: RoomKey,
+    /// Which of the shard's streams; 0 for a history page.
+    pub(crate) stream: u64,
 }
 
 /// Which connections a host's kick means.

@@ -12,8 +12,10 @@ use std::sync::Arc;
 pub(crate) struct Late {
     /// The connection's slot.
     pub(crate) conn: u32,
+    /// Tells this stream from others that the connection has had in the room.
+    pub(crate) number: u64,
     /// None while its start is being read.
-    pub(crate) stream: Option<Behind<Vec<u8>>>,
+    pub(crate) stream: Option<Behind<EncodedReply>>,
     /// How the join's reply is to be made, until it has been sent.
     pub(crate) join: Option<(crate::command::JoinOptions, crate::command::Ref)>,
     /// Replies that came before its start was known.
@@ -155,6 +157,12 @@ impl Room {
             turn.frames = all.into();
         }
         turn
+    }
+
+    /// The connections that are members by their own knowledge: their join has been answered.
+    pub(crate) fn members(&self) -> Vec<u32> {
+        let late = self.late.iter().filter(|l| l.join.is_none()).map(|l| &l.conn);
+        self.live.iter().chain(late).copied().collect()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

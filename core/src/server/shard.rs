@@ -50,6 +50,8 @@ pub(crate) struct Shard {
     now_ms: u64,
     connections_made: u64,
     hook_calls: u64,
+    /// Streams begun, to number them.
+    streams: u64,
     /// Set once it is stopping: when it ends at the latest.
     stop_by_ms: Option<u64>,
     /// Publishes of this turn.
@@ -107,6 +109,7 @@ impl Starting {
             now_ms,
             connections_made: 0,
             hook_calls: 0,
+            streams: 0,
             stop_by_ms: None,
             appends: Vec::new(),
             again: Vec::new(),
@@ -396,8 +399,11 @@ impl Shard {
             self.again.push(i);
             return;
         }
+        if let Some(x) = &mut c.extra {
+            x.allowance = 0;
+        }
         c.tidy();
-        self.catch_up(i);
+        self.read_on(i);
     }
 
     /// Sends bytes to one connection now, in the order of everything else.
@@ -439,7 +445,13 @@ impl Shard {
         let Some(c) = self.conns.get_mut(i as usize).and_then(Option::as_mut) else { return };
         let before = c.extra.as_ref().map_or(0, |x| x.bytes);
         match c.send(bytes, shared, limit, now) {
-            Sent::Fine if before == 0 => return,
+            Sent::Fine if before == 0 => {
+                if let Some(x) = c.extra.as_mut().filter(|x| x.allowance > 0) {
+                    x.allowance = 0;
+                    c.tidy();
+                }
+                return;
+            }
             Sent::Fine => {}
             Sent::Began => self.schedule(i, now + slow_ms),
             Sent::Slow => self.slow.push(i),
@@ -490,6 +502,7 @@ impl Shard {
         x.partial = Vec::new();
         x.ws = None;
         x.hook = None;
+        x.parked = None;
         x.closing = Closing::Draining;
         if x.backlog.is_empty() {
             self.drained(i);

@@ -231,7 +231,12 @@ impl Session {
         self.pending = self.pending.saturating_sub(1);
     }
 
-    /// A history page has been sent.
+    /// What was asked for is being read: further commands wait for it, so that each is answered in its turn.
+    pub fn wait(&mut self) {
+        self.waiting = true;
+    }
+
+    /// What was waited for has been sent.
     pub fn done_waiting(&mut self) {
         self.waiting = false;
     }

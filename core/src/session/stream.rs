@@ -72,6 +72,11 @@ impl<H> Behind<H> {
         None
     }
 
+    /// Everything that is still held, in order of position.
+    pub fn into_held(self) -> impl Iterator<Item = H> {
+        self.held.into_iter().map(|h| h.1)
+    }
+
     /// The next held reply whose position has been reached.
     pub fn release(&mut self) -> Option<H> {
         if self.held.front()?.0 <= self.at { self.held.pop_front().map(|h| h.1) } else { None }
@@ -175,5 +180,7 @@ mod tests {
         assert_eq!(b.release(), None);
         b.page(9);
         assert_eq!(b.release(), Some("nine"));
+        assert_eq!((b.hold(20, "twenty"), b.hold(10, "ten")), (None, None));
+        assert_eq!(b.into_held().collect::<Vec<_>>(), ["ten", "twenty"]);
     }
 }

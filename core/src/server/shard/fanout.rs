@@ -90,7 +90,7 @@ impl Shard {
     pub(super) fn signal(&mut self, room: RoomKey, except: Option<ConnectionKey>, frame: &Bytes) {
         let except = except.and_then(|k| (k.shard == self.index).then(|| self.alive(k)).flatten());
         let Some(r) = self.rooms.by_key(room) else { return };
-        let members: Vec<u32> = r.live.iter().chain(r.late.iter().map(|l| &l.conn)).copied().collect();
+        let members = r.members();
         self.flush_out();
         for i in members {
             if Some(i) != except {
@@ -102,7 +102,7 @@ impl Shard {
     /// Sends a presence event to the members that asked for them.
     pub(super) fn presence_event(&mut self, room: RoomKey, frame: &Bytes) {
         let Some(r) = self.rooms.by_key(room).filter(|r| r.watchers > 0) else { return };
-        let members: Vec<u32> = r.live.iter().chain(r.late.iter().map(|l| &l.conn)).copied().collect();
+        let members = r.members();
         self.flush_out();
         for i in members {
             let asked = self.conn(i).is_some_and(|c| {

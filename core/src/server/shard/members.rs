@@ -6,6 +6,7 @@ use crate::codes::{Code, Disconnect};
 use crate::command::{JoinOptions, Ref, Start};
 use crate::error::{Error, Result};
 use crate::events::Event;
+use crate::protocol::frame;
 use crate::protocol::native::encode;
 use crate::room::hub::RoomKey;
 use crate::server::inbox::{Read, ReadFor};
@@ -34,29 +35,28 @@ impl Shard {
                 }
             }
         };
+        self.streams += 1;
+        let number = self.streams;
         let Some(c) = self.conns.get_mut(i as usize).and_then(Option::as_mut) else { return };
-        let user = c.session.user().clone();
+        let may_read = c.may_read() || options.start == Start::Live;
         if let Some(m) = c.session.memberships_mut().iter_mut().find(|m| m.room == *room) {
             m.slot = slot;
         }
-        let id = c.id;
         let Some(r) = self.rooms.get(slot) else { return };
         r.watchers += u32::from(options.presence);
-        r.late.push(Late { conn: i, stream: None, join: Some((options, reference)), early: Vec::new() });
+        let join = Some((options, reference));
+        r.late.push(Late { conn: i, number, stream: None, join, early: Vec::new() });
         let (cursor, generation) = (r.cursor, r.generation);
-        self.shared.presence.join(room, &user, options.presence);
-        self.shared.metrics.members.inc();
-        self.shared.events.push(|| Event::Joined {
-            connection: connection_name(id),
-            user: user.to_string(),
-            room: room.to_string(),
-        });
         // A batch of this turn is not in the cursor yet: its rows are in the view, and this member reads up to the cursor.
-        match self.shared.history.memory_start(room, &options.start, cursor) {
+        let start = may_read.then(|| self.shared.history.memory_start(room, &options.start, cursor));
+        match start.flatten() {
             Some(start) => self.started(i, slot, Ok(start)),
             None => {
-                let to = ReadFor { key: self.key(i), room: RoomKey { slot, generation } };
-                self.read_history(What::Start { start: options.start, cursor }, room.clone(), to);
+                if let Some(c) = self.conn(i) {
+                    c.session.wait();
+                }
+                let to = ReadFor { key: self.key(i), room: RoomKey { slot, generation }, stream: number };
+                self.read_history(i, What::Start { start: options.start, cursor }, room.clone(), to);
             }
         }
     }
@@ -73,8 +73,11 @@ impl Shard {
     fn started(&mut self, i: u32, slot: u32, start: Result<StreamStart>) {
         let Some(r) = self.rooms.get(slot) else { return };
         let Some(late) = r.late.iter_mut().find(|l| l.conn == i) else { return };
-        let Some((options, reference)) = late.join.take() else { return };
+        let Some((options, reference)) = late.join else { return };
         let room = r.name.clone();
+        let Some(c) = self.conns.get_mut(i as usize).and_then(Option::as_mut) else { return };
+        c.session.done_waiting();
+        let (user, id) = (c.session.user().clone(), c.id);
         let start = match start {
             Ok(start) => start,
             Err(error) => {
@@ -86,6 +89,15 @@ impl Shard {
                 return self.fail(i, &failure);
             }
         };
+        // From here on it is a member, for everybody else too.
+        late.join = None;
+        self.shared.presence.join(&room, &user, options.presence);
+        self.shared.metrics.members.inc();
+        self.shared.events.push(|| Event::Joined {
+            connection: connection_name(id),
+            user: user.to_string(),
+            room: room.to_string(),
+        });
         let mut stream = Behind::new(start.offset);
         let mut ready = Vec::new();
         for early in take(&mut late.early) {
@@ -132,6 +144,7 @@ impl Shard {
             self.flush_out();
         }
         for frame in &page.frames {
+            self.allow(i, frame.len());
             if small {
                 self.write(i, frame);
             } else {
@@ -145,41 +158,69 @@ impl Shard {
         while let Some(reply) = stream.release() {
             released.push(reply);
         }
-        for reply in released {
-            self.write(i, &reply);
+        // One whose publication was sent just now has its answer.
+        for reply in released.into_iter().filter(|r| !r.own_is_ack) {
+            self.write(i, &reply.bytes);
         }
         self.advance(i, slot);
     }
 
-    fn stream(&mut self, i: u32, slot: u32) -> Option<&mut Behind<Vec<u8>>> {
+    /// What is sent next was asked for: it does not count as slow.
+    fn allow(&mut self, i: u32, bytes: usize) {
+        if let Some(c) = self.conn(i) {
+            c.extra().allowance += bytes;
+        }
+    }
+
+    fn stream(&mut self, i: u32, slot: u32) -> Option<&mut Behind<EncodedReply>> {
         self.rooms.get(slot)?.late.iter_mut().find(|l| l.conn == i)?.stream.as_mut()
     }
 
     /// Goes on with a member that is behind: the next page, once its socket has taken the last one; or live.
     pub(super) fn advance(&mut self, i: u32, slot: u32) {
-        if self.conn(i).is_none_or(|c| c.has_backlog() || c.is_closing()) {
-            return;
-        }
+        let Some(c) = self.conn(i).filter(|c| !c.has_backlog() && !c.is_closing()) else { return };
+        let may_read = c.may_read();
         let Some(r) = self.rooms.get(slot) else { return };
         let (cursor, generation, room) = (r.cursor, r.generation, r.name.clone());
-        let Some(stream) = self.stream(i, slot) else { return };
+        let Some(late) = r.late.iter_mut().find(|l| l.conn == i) else { return };
+        let number = late.number;
+        let Some(stream) = &mut late.stream else { return };
+        if !may_read && stream.at() != cursor {
+            return;
+        }
         match stream.next(cursor) {
             Next::Wait => {}
             Next::Live => {
                 let Some(r) = self.rooms.get(slot) else { return };
-                r.late.retain(|l| l.conn != i);
+                let Some(at) = r.late.iter().position(|l| l.conn == i) else { return };
+                let held = r.late.swap_remove(at).stream.into_iter().flat_map(Behind::into_held);
                 r.live.push(i);
+                // Of a place that the shard has yet to reach; a publication that is an ack comes by itself.
+                for reply in held.filter(|r| !r.own_is_ack) {
+                    self.write(i, &reply.bytes);
+                }
             }
             Next::Read { after, to } => {
-                let for_whom = ReadFor { key: self.key(i), room: RoomKey { slot, generation } };
-                self.read_history(What::Page { after, to }, room, for_whom);
+                let room_key = RoomKey { slot, generation };
+                let for_whom = ReadFor { key: self.key(i), room: room_key, stream: number };
+                self.read_history(i, What::Page { after, to }, room, for_whom);
             }
         }
     }
 
-    /// Goes on with every room in which a connection is behind, after its backlog has gone.
-    pub(super) fn catch_up(&mut self, i: u32) {
+    /// Its backlog has gone, or a read for it has ended: the read that waits for that, or else every room in which it is behind.
+    pub(super) fn read_on(&mut self, i: u32) {
         let Some(c) = self.conn(i) else { return };
+        if let Some(x) = &mut c.extra
+            && x.backlog.is_empty()
+            && !x.reading
+            && let Some(job) = x.parked.take()
+        {
+            return self.submit(i, job);
+        }
+        if !c.may_read() {
+            return;
+        }
         let slots: Vec<u32> = c.session.memberships().iter().map(|m| m.slot).collect();
         for slot in slots {
             self.advance(i, slot);
@@ -192,12 +233,24 @@ impl Shard {
         if let Some(c) = self.conn(i) {
             c.extra().request = Some((room.clone(), reference));
         }
-        let to = ReadFor { key: self.key(i), room: room_key };
-        self.read_history(what, room.clone(), to);
+        let to = ReadFor { key: self.key(i), room: room_key, stream: 0 };
+        self.read_history(i, what, room.clone(), to);
     }
 
-    fn read_history(&mut self, what: What, room: Arc<str>, to: ReadFor) {
+    fn read_history(&mut self, i: u32, what: What, room: Arc<str>, to: ReadFor) {
         let job = Job { what, room, to, inbox: self.inbox.clone() };
+        match self.conn(i) {
+            Some(c) if c.may_read() => self.submit(i, job),
+            // No other is parked: requests wait for one another, and pages are read only when nothing else is.
+            Some(c) => c.extra().parked = Some(job),
+            None => {}
+        }
+    }
+
+    fn submit(&mut self, i: u32, job: Job) {
+        if let Some(c) = self.conn(i) {
+            c.extra().reading = true;
+        }
         self.reads_waiting.push_back(job);
         self.start_reads();
     }
@@ -220,15 +273,29 @@ impl Shard {
         self.reads_running = self.reads_running.saturating_sub(1);
         self.start_reads();
         let Some(i) = self.alive(to.key) else { return };
-        if self.conn(i).is_none_or(|c| c.is_closing()) {
+        let Some(c) = self.conn(i) else { return };
+        if let Some(x) = &mut c.extra {
+            x.reading = false;
+        }
+        if c.is_closing() {
             return;
         }
+        // The room may have been left meanwhile, and even joined again: then its stream is another one.
+        let is_it = |l: &Late| l.conn == i && l.number == to.stream;
+        let current = self.rooms.by_key(to.room).is_some_and(|r| r.late.iter().any(is_it));
         match read {
             Read::History(page) => self.history_page(i, page),
-            // The room may have been left meanwhile, and even joined again: then its stream is another one.
-            _ if self.rooms.by_key(to.room).is_none() => {}
-            Read::Start(start) => self.started(i, to.room.slot, start),
-            Read::Page(page) => self.paged(i, to.room.slot, page),
+            Read::Start(start) if current => {
+                self.started(i, to.room.slot, start);
+                self.resume(i);
+            }
+            Read::Page(page) if current => self.paged(i, to.room.slot, page),
+            _ => {}
+        }
+        self.flush_out();
+        self.read_on(i);
+        if let Some(c) = self.conn(i) {
+            c.tidy();
         }
     }
 
@@ -239,7 +306,8 @@ impl Shard {
         c.tidy();
         match page {
             Ok(page) => {
-                self.say(i, |out| {
+                let mut reply = Vec::new();
+                frame::text(&mut reply, |out| {
                     encode::history(
                         out,
                         reference,
@@ -250,6 +318,8 @@ impl Shard {
                         page.last,
                     )
                 });
+                self.allow(i, reply.len());
+                self.write(i, &reply);
             }
             Err(error) => {
                 self.fail(i, &Failure { error, reference, id: None, room: Some(room), publish: false });
@@ -283,25 +353,43 @@ impl Shard {
         let Some(c) = self.conn(i) else { return };
         let (user, id) = (c.session.user().clone(), c.id);
         let Some(r) = self.rooms.get(m.slot) else { return };
-        match r.live.iter().position(|x| *x == i) {
-            Some(at) => {
-                r.live.swap_remove(at);
-            }
-            None => r.late.retain(|l| l.conn != i),
+        // Its join was never answered, and so nobody was told of it.
+        let mut unanswered = false;
+        let mut held = Vec::new();
+        if let Some(at) = r.live.iter().position(|x| *x == i) {
+            r.live.swap_remove(at);
+        } else if let Some(at) = r.late.iter().position(|l| l.conn == i) {
+            let late = r.late.swap_remove(at);
+            unanswered = late.join.is_some();
+            held = late.early;
+            held.extend(late.stream.into_iter().flat_map(Behind::into_held));
         }
         r.watchers -= u32::from(m.options.presence).min(r.watchers);
         let empty = r.is_empty();
-        self.shared.presence.leave(&m.room, &user, m.options.presence);
-        self.shared.metrics.members.sub(1);
-        let events = self.shared.events.clone();
-        events.push(|| Event::Left {
-            connection: connection_name(id),
-            user: user.to_string(),
-            room: m.room.to_string(),
-        });
+        // The publications that these wait for do not come any more.
+        for reply in held {
+            self.write(i, &reply.bytes);
+        }
+        if !unanswered {
+            self.shared.presence.leave(&m.room, &user, m.options.presence);
+            self.shared.metrics.members.sub(1);
+            let events = self.shared.events.clone();
+            events.push(|| Event::Left {
+                connection: connection_name(id),
+                user: user.to_string(),
+                room: m.room.to_string(),
+            });
+        }
         if empty && let Some((name, key, own)) = self.rooms.remove(m.slot) {
             self.shared.hub.unroute(&name, self.index, key);
             own.into_iter().for_each(|o| self.loose_reply(o.reply));
+        }
+        if unanswered && let Some(c) = self.conn(i) {
+            c.session.done_waiting();
+            if let Some(x) = &mut c.extra {
+                x.parked = None;
+            }
+            self.resume(i);
         }
     }
 
@@ -317,10 +405,8 @@ impl Shard {
 }
 
 /// Keeps a reply for its place in a stream, or gives it back if the stream is past it. A publication that is still to come is the
-/// ack of a member with echo.
-fn hold(stream: &mut Behind<Vec<u8>>, echo: bool, reply: EncodedReply) -> Option<Vec<u8>> {
-    if echo && reply.own_is_ack && reply.position > stream.at() {
-        return None;
-    }
-    stream.hold(reply.position, reply.bytes)
+/// ack of a member with echo; the reply is kept only for the case that the member leaves before.
+fn hold(stream: &mut Behind<EncodedReply>, echo: bool, mut reply: EncodedReply) -> Option<Vec<u8>> {
+    reply.own_is_ack &= echo;
+    stream.hold(reply.position, reply).map(|r| r.bytes)
 }
