@@ -56,6 +56,8 @@ pub(crate) struct Extra {
     pub(crate) hook: Option<PendingHook>,
     /// The history request under way: its room and ref.
     pub(crate) request: Option<(std::sync::Arc<str>, crate::command::Ref)>,
+    /// The first frame, which waits for the authorizer.
+    pub(crate) first: Option<String>,
     /// History is being read for it. One read at a time, and only while there is no backlog: what a client asks for it must
     /// also take.
     pub(crate) reading: bool,
@@ -192,6 +194,7 @@ impl Conn {
                 && x.allowance == 0
                 && !x.reading
                 && x.parked.is_none()
+                && x.first.is_none()
                 && !x.unread
                 && !x.mid
                 && x.hook.is_none()

@@ -502,6 +502,7 @@ impl Shard {
         x.partial = Vec::new();
         x.ws = None;
         x.hook = None;
+        x.first = None;
         x.parked = None;
         x.closing = Closing::Draining;
         if x.backlog.is_empty() {

@@ -243,10 +243,12 @@ impl Session {
 
     /// The connection names its user and default room: from the query and headers, or from its first frame.
     pub fn connect(&mut self, c: Connect<'_>, policy: &Policy, out: &mut Vec<Effect>) {
+        if self.state == State::Closed {
+            return;
+        }
         if self.state != State::New {
             let error = Error::new(Code::BadRequest, "connect may only be the first frame of a connection");
-            out.push(Effect::Fail(Failure::new(error, c.reference)));
-            return;
+            return self.malformed(Failure::new(error, c.reference), policy, out);
         }
         let limit = policy.limits.name_bytes;
         let user = c.user.as_deref().unwrap_or_default();
@@ -319,6 +321,9 @@ impl Session {
         out: &mut Vec<Effect>,
     ) {
         self.waiting = false;
+        if self.state == State::Closed {
+            return;
+        }
         match answer {
             Ok(()) => self.become_member(room, options, reference, out),
             Err(error) => {
@@ -335,6 +340,9 @@ impl Session {
         out: &mut Vec<Effect>,
     ) {
         self.waiting = false;
+        if self.state == State::Closed {
+            return;
+        }
         match answer {
             Ok(replaced) => {
                 let (kind, data) = replaced.unwrap_or((message.kind, message.data));
@@ -345,19 +353,35 @@ impl Session {
         }
     }
 
-    /// A frame that is no command.
-    pub fn refused(&mut self, failure: Failure, policy: &Policy, out: &mut Vec<Effect>) {
+    /// A frame that is no command. Must not be called while [`Session::is_busy`]. False: give it again when the session is no
+    /// longer busy.
+    pub fn refused(&mut self, failure: Failure, policy: &Policy, out: &mut Vec<Effect>) -> bool {
+        if !self.ready(policy, out) {
+            return self.state == State::Closed;
+        }
+        if matches!(failure.error.code(), Code::BadRequest | Code::UnknownCommand) {
+            self.malformed(failure, policy, out);
+        } else {
+            out.push(Effect::Fail(failure));
+        }
+        true
+    }
+
+    fn malformed(&mut self, failure: Failure, policy: &Policy, out: &mut Vec<Effect>) {
+        out.push(Effect::Fail(failure));
+        self.bad += 1;
+        if self.bad > policy.limits.bad_requests {
+            self.close(Disconnect::Protocol, "too many malformed requests", out);
+        }
+    }
+
+    /// Whether a frame other than connect can be carried out. As the first frame it makes an anonymous connection, which may
+    /// have to wait for the authorizer like any other.
+    fn ready(&mut self, policy: &Policy, out: &mut Vec<Effect>) -> bool {
         if self.state == State::New {
             self.connect(Connect::default(), policy, out);
         }
-        let malformed = matches!(failure.error.code(), Code::BadRequest | Code::UnknownCommand);
-        out.push(Effect::Fail(failure));
-        if malformed {
-            self.bad += 1;
-            if self.bad > policy.limits.bad_requests {
-                self.close(Disconnect::Protocol, "too many malformed requests", out);
-            }
-        }
+        self.state == State::Open
     }
 
     /// Ends it; nothing is taken any more.
@@ -368,26 +392,32 @@ impl Session {
         }
     }
 
-    /// One command. Must not be called while [`Session::is_busy`].
-    pub fn command(&mut self, command: Command<'_>, policy: &Policy, now_ms: u64, out: &mut Vec<Effect>) {
+    /// One command. Must not be called while [`Session::is_busy`]. False: give it again when the session is no longer busy.
+    pub fn command(
+        &mut self,
+        command: Command<'_>,
+        policy: &Policy,
+        now_ms: u64,
+        out: &mut Vec<Effect>,
+    ) -> bool {
         let limits = &policy.limits;
-        match (&self.state, command) {
-            (State::Closed, _) => {}
-            (_, Command::Connect(c)) => self.connect(c, policy, out),
-            (State::New, command) => {
-                self.connect(Connect::default(), policy, out);
-                // With an authorizer an anonymous connection waits for it like any other; the command is then too early.
-                if self.state == State::Open {
-                    self.command(command, policy, now_ms, out);
-                } else {
-                    let error =
-                        Error::new(Code::Unauthorized, "the first frame must be connect, with a token");
-                    out.push(Effect::Fail(Failure::new(error, None)));
-                }
+        if self.state == State::Closed {
+            return true;
+        }
+        let command = match command {
+            Command::Connect(c) => {
+                self.connect(c, policy, out);
+                return true;
             }
-            (_, Command::Ping { reference }) => out.push(Effect::Pong { reference }),
-            (_, Command::Publish(p)) => self.publish(p, policy, now_ms, out),
-            (_, command) => {
+            command => command,
+        };
+        if !self.ready(policy, out) {
+            return false;
+        }
+        match command {
+            Command::Ping { reference } => out.push(Effect::Pong { reference }),
+            Command::Publish(p) => self.publish(p, policy, now_ms, out),
+            command => {
                 let (reference, room) = match &command {
                     Command::Join(Join { reference, room, .. })
                     | Command::Leave { reference, room }
@@ -396,14 +426,15 @@ impl Session {
                     Command::History(h) => (h.reference, h.room.as_deref()),
                     _ => (None, None),
                 };
+                let room = self.room(room);
                 if let Err(after) = self.requests.take(limits.request_rate, limits.request_rate, now_ms) {
                     let error = Error::new(Code::RateLimited, "too many requests; slow down").after(after);
-                    out.push(Effect::Fail(Failure::new(error, reference)));
-                    return;
+                    out.push(Effect::Fail(Failure { room, ..Failure::new(error, reference) }));
+                    return true;
                 }
-                let Some(room) = self.room(room) else {
+                let Some(room) = room else {
                     out.push(Effect::Fail(Failure::new(no_room(), reference)));
-                    return;
+                    return true;
                 };
                 match command {
                     Command::Join(j) => self.join(room, j.options, reference, policy, out),
@@ -426,6 +457,7 @@ impl Session {
                 }
             }
         }
+        true
     }
 
     /// The room's shared name: of the room named, or of the default room.

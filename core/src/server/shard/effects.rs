@@ -187,6 +187,7 @@ impl Shard {
             return;
         };
         let max = shared.policy.limits.name_bytes;
+        let mut first = None;
         match hook.what {
             HookFor::Connect => {
                 let answer = match decision {
@@ -199,6 +200,7 @@ impl Shard {
                     Decision::Deny(e) => Err(e),
                 };
                 c.session.connect_answered(answer, &shared.policy, &mut effects);
+                first = c.extra.as_mut().and_then(|x| x.first.take());
             }
             HookFor::Join(room, options, reference) => {
                 let answer = match decision {
@@ -229,6 +231,9 @@ impl Shard {
         c.tidy();
         self.effects = effects;
         self.apply(i);
+        if let Some(text) = first {
+            self.message(i, &text);
+        }
         self.resume(i);
     }
 

@@ -210,17 +210,17 @@ impl Shard {
     }
 
     /// One message of a client.
-    fn message(&mut self, i: u32, text: &str) {
+    pub(super) fn message(&mut self, i: u32, text: &str) {
         let shared = self.shared.clone();
         let now = self.now_ms;
         let mut effects = take(&mut self.effects);
         let Some(c) = self.conns.get_mut(i as usize).and_then(Option::as_mut) else { return };
-        match decode::decode(text, &shared.policy.limits) {
+        let taken = match decode::decode(text, &shared.policy.limits) {
             Ok(command) => c.session.command(command, &shared.policy, now, &mut effects),
-            Err(refused) => {
-                let failure = failure(refused);
-                c.session.refused(failure, &shared.policy, &mut effects);
-            }
+            Err(refused) => c.session.refused(failure(refused), &shared.policy, &mut effects),
+        };
+        if !taken {
+            c.extra().first = Some(text.to_owned());
         }
         self.effects = effects;
         self.apply(i);
