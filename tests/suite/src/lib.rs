@@ -1,6 +1,28 @@
-//! Support for the tests in this crate: a WebSocket client that can break every rule, and the runner of the scenarios in
-//! `tests/scenarios`.
+//! Support for the tests in this crate: a WebSocket client that can break every rule, the runner of the scenarios in
+//! `tests/scenarios`, and the real server as a child process.
 
 pub mod block_on;
+pub mod files;
+pub mod random;
 pub mod scenario;
+pub mod server;
 pub mod ws;
+
+pub use server::{Launch, server_binary};
+
+use klatch_harness::replay::Corpus;
+use std::path::{Path, PathBuf};
+
+/// The folder `tests` of the repository.
+pub fn tests_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The recorded chat.
+///
+/// # Panics
+/// If it cannot be read.
+pub fn corpus() -> Corpus {
+    let path = tests_dir().join("fixtures/irc.jsonl");
+    Corpus::load(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
