@@ -2,7 +2,7 @@
 
 use klatch_harness::process::Server;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, SystemTime};
 
 /// Names another `klatch-server` to test.
@@ -98,6 +98,17 @@ impl Launch {
     /// [`Launch::start`] with the error.
     pub fn try_start(&self) -> std::io::Result<Server> {
         Server::start(command().args(&self.args).args(["--listen", &self.listen]), PATIENCE)
+    }
+
+    /// Starts it and does not wait, nor read what it says. The caller ends it.
+    ///
+    /// # Panics
+    /// If it cannot be run.
+    pub fn spawn(&self) -> Child {
+        let mut command = command();
+        command.args(&self.args).args(["--listen", &self.listen]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().unwrap_or_else(|e| panic!("cannot run the server: {e}"))
     }
 
     /// Runs it to its end, which is expected to come by itself, and returns what it said.
