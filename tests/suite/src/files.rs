@@ -60,3 +60,33 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
 fn made<T>(path: &Path, result: std::io::Result<T>) -> T {
     result.unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
+
+/// A batch of a segment file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// Where it begins.
+    pub from: usize,
+    /// Where it ends.
+    pub to: usize,
+    /// The sequence of its first record.
+    pub first: u64,
+    /// How many records it has.
+    pub count: u32,
+}
+
+/// The batches of a sound segment file (docs/log-format.md).
+///
+/// # Panics
+/// If a batch goes beyond the end.
+pub fn batches(segment: &[u8]) -> Vec<Batch> {
+    let (mut from, mut batches) = (48, Vec::new());
+    while from < segment.len() {
+        let field = |at: usize| segment[from + at..from + at + 4].try_into().map_or(0, u32::from_le_bytes);
+        let to = from + 24 + field(4) as usize;
+        assert!(to <= segment.len(), "the batch at {from} ends at {to}");
+        let first = u64::from(field(12)) | u64::from(field(16)) << 32;
+        batches.push(Batch { from, to, first, count: field(8) });
+        from = to;
+    }
+    batches
+}

@@ -3,6 +3,7 @@
 
 pub mod block_on;
 pub mod files;
+pub mod history;
 pub mod random;
 pub mod scenario;
 pub mod server;
