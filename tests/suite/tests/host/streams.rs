@@ -1,0 +1,128 @@
+//! Subscriptions: the seam between history and live, and what becomes of one that is not read.
+
+use crate::{SOON, limits, memory};
+use klatch::{Ended, Engine, Message, Publication, Start, Subscription};
+
+const MESSAGES: u32 = 20_000;
+
+fn publish_all(engine: &Engine) {
+    for n in 0..MESSAGES {
+        let publishing = engine.publish(Message::json("lobby", &n.to_string()));
+        // Not each one, so that batches form; not none, so that the queue does not overflow.
+        if n % 1000 == 999 {
+            publishing.wait().unwrap();
+        }
+    }
+}
+
+/// Checks that each continues the one before; returns the number in the last one.
+fn follow(at: &mut u64, publications: &[Publication]) -> Option<u32> {
+    for p in publications {
+        assert_eq!(p.prev(), *at, "contiguous");
+        *at = p.offset();
+    }
+    publications.last().map(|p| String::from_utf8(p.data().to_vec()).unwrap().parse().unwrap())
+}
+
+fn read_to_the_end(mut subscription: Subscription) -> u64 {
+    let mut at = subscription.position().offset;
+    let mut count = 0;
+    loop {
+        let batch = subscription.next_batch(500, SOON).unwrap();
+        assert!(!batch.is_empty(), "nothing came after {at}");
+        count += batch.len() as u64;
+        let last = follow(&mut at, &batch);
+        assert_eq!(subscription.position().offset, at);
+        if last == Some(MESSAGES - 1) {
+            return count;
+        }
+    }
+}
+
+fn seam(engine: Engine) {
+    let first = engine.subscribe("lobby", Start::Live).unwrap();
+    let epoch = first.position().epoch;
+    std::thread::scope(|threads| {
+        let whole = threads.spawn(|| read_to_the_end(first));
+        threads.spawn(|| publish_all(&engine));
+        let mut readers = Vec::new();
+        for n in 0..20 {
+            let start = match n % 3 {
+                0 => Start::Live,
+                1 => Start::History(100),
+                _ => Start::Since { epoch: Some(epoch), offset: 0, history: 0 },
+            };
+            let subscription = engine.subscribe("lobby", start).unwrap();
+            assert_eq!(subscription.recovered(), n % 3 == 2);
+            // The last message may have passed before a live one began.
+            let complete = matches!(start, Start::Since { .. });
+            if complete || engine.history("lobby", Default::default()).unwrap().last < u64::from(MESSAGES) / 2
+            {
+                readers.push((complete, threads.spawn(|| read_to_the_end(subscription))));
+            }
+        }
+        assert_eq!(whole.join().unwrap(), u64::from(MESSAGES));
+        for (complete, reader) in readers {
+            let count = reader.join().unwrap();
+            assert!(count == u64::from(MESSAGES) || !complete, "{count}");
+        }
+    });
+}
+
+#[test]
+fn no_gap_and_no_double_between_history_and_live_in_memory() {
+    seam(memory().start().unwrap());
+}
+
+#[test]
+fn no_gap_and_no_double_between_history_and_live_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    seam(Engine::builder().log(dir.path().to_str().unwrap()).start().unwrap());
+}
+
+#[test]
+fn a_slow_subscription_ends_and_resumes_since_its_position() {
+    let settings = limits(serde_json::json!({"event_queue": 50}));
+    let engine = Engine::builder().settings(settings).log("memory").start().unwrap();
+    let mut subscription = engine.subscribe("lobby", Start::Live).unwrap();
+    let (mut at, mut slow) = (0, 0);
+    std::thread::scope(|threads| {
+        threads.spawn(|| publish_all(&engine));
+        loop {
+            match subscription.next_batch(7, SOON) {
+                Ok(batch) => {
+                    assert!(!batch.is_empty(), "nothing came after {at}");
+                    if follow(&mut at, &batch) == Some(MESSAGES - 1) {
+                        break;
+                    }
+                }
+                Err(Ended::Slow) => {
+                    slow += 1;
+                    let klatch::Position { epoch, offset } = subscription.position();
+                    assert_eq!(offset, at);
+                    let since = Start::Since { epoch: Some(epoch), offset, history: 0 };
+                    subscription = engine.subscribe("lobby", since).unwrap();
+                    assert!(subscription.recovered());
+                }
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+    });
+    assert!(slow > 0, "it was never slow, so nothing was shown");
+}
+
+#[test]
+fn a_slow_subscription_is_bounded_in_bytes() {
+    let settings = limits(serde_json::json!({"subscription_bytes": 1000}));
+    let engine = Engine::builder().settings(settings).log("memory").start().unwrap();
+    let mut subscription = engine.subscribe("lobby", Start::Live).unwrap();
+    let data = format!("\"{}\"", "a".repeat(400));
+    for _ in 0..2 {
+        engine.publish(Message::json("lobby", &data)).wait().unwrap();
+    }
+    assert_eq!(subscription.next_batch(9, SOON).unwrap().len(), 2, "within the bound");
+    for _ in 0..3 {
+        engine.publish(Message::json("lobby", &data)).wait().unwrap();
+    }
+    assert_eq!(subscription.next_batch(9, SOON), Err(Ended::Slow));
+}
