@@ -28,7 +28,8 @@ pub(super) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
             _ = sweep.tick() => {
                 shared.broker.sweep();
                 let now = shared.broker.health();
-                if now != health {
+                // That it was stopped the host knows.
+                if now != health && now != Health::Stopped {
                     health = now;
                     shared.events.push(|| Event::Storage { refusing: refusing(now) });
                 }
