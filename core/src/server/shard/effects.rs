@@ -3,12 +3,14 @@
 use super::{Shard, connection_name};
 use crate::broker::append::{Append, ConnectionKey, Outcome, Reply, Waiter};
 use crate::codes::Code;
+use crate::config::Limits;
 use crate::error::Error;
 use crate::events::Event;
 use crate::hooks::{ConnectRequest, Decision, JoinRequest, PublishRequest, Way};
 use crate::ids::check_name;
+use crate::message::Kind;
 use crate::protocol::frame;
-use crate::protocol::native::encode;
+use crate::protocol::native::{encode, text};
 use crate::server::conn::{HookFor, PendingHook};
 use crate::server::hookpool::Call;
 use crate::server::inbox::HookReturn;
@@ -215,16 +217,12 @@ impl Shard {
                     Decision::Allow(_) => Ok(None),
                     Decision::Replace(kind, data) => Ok(Some((kind, data.as_ref().into()))),
                 };
-                let too_large =
-                    matches!(&answer, Ok(Some((_, d))) if d.len() > shared.policy.limits.message_bytes);
-                let answer = if too_large {
-                    Err(Error::new(
-                        Code::Internal,
-                        "the publish hook's replacement is larger than message_bytes",
-                    ))
-                } else {
-                    answer
-                };
+                let answer = answer.and_then(|replaced| match &replaced {
+                    Some((kind, data)) => {
+                        check_replacement(*kind, data, &shared.policy.limits).map(|()| replaced)
+                    }
+                    None => Ok(None),
+                });
                 c.session.publish_answered(message, answer, &mut effects);
             }
         }
@@ -291,6 +289,23 @@ impl Shard {
             self.leave(i, m);
             self.say(i, |out| encode::left(out, &name, None));
         }
+    }
+}
+
+/// The host's data is held to the rules of a client's.
+fn check_replacement(kind: Kind, data: &[u8], limits: &Limits) -> Result<(), Error> {
+    let what = |why: &str| {
+        Error::new(Code::Internal, format!("the publish hook's replacement cannot be stored: {why}"))
+    };
+    if data.len() > limits.message_bytes {
+        return Err(what("it is larger than message_bytes"));
+    }
+    match (kind, std::str::from_utf8(data)) {
+        (Kind::Json, Ok(json)) => {
+            text::check_value(json, limits.json_depth).map(drop).map_err(|e| what(e.message()))
+        }
+        (Kind::Json, Err(_)) => Err(what("JSON must be UTF-8")),
+        (Kind::Binary, _) => Ok(()),
     }
 }
 
