@@ -27,7 +27,7 @@ use crate::server::shared::Shared;
 use crate::session::Policy;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, RwLock, mpsc};
 use tokio::sync::watch;
 
 /// Settings and components of an engine that is to be started.
@@ -184,10 +184,11 @@ impl Builder {
                 .spawn(move || housekeeping::keep_view(&view, &shared, window, &stop))
                 .map_err(no_thread)?
         };
-        let running = Running { shards: threads, shard_ended, io, io_stop, keeper, keeper_stop };
+        let running = Running { shards: threads, shard_ended, io, io_stop, keeper, keeper_stop, view };
         Ok(Engine(Arc::new(Inner {
-            site,
-            view,
+            metrics: site.shared.metrics.clone(),
+            events: site.shared.events.clone(),
+            site: RwLock::new(Some(site)),
             addresses,
             stopped: AtomicBool::new(false),
             running: Mutex::new(Some(running)),

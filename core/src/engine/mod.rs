@@ -17,8 +17,9 @@ use crate::broker::Health;
 use crate::broker::append::{Append, Promise, Waiter};
 use crate::codes::{Code, Disconnect};
 use crate::command::{HistoryQuery, Start};
+use crate::config::Limits;
 use crate::error::{Error, Result};
-use crate::events::EventStream;
+use crate::events::{EventStream, Events};
 use crate::ids::{check_id, check_name};
 use crate::message::Kind;
 use crate::metrics::Metrics;
@@ -30,7 +31,7 @@ use crate::view::View;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -45,9 +46,11 @@ pub struct Engine(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    site: Arc<Site>,
-    view: Arc<View>,
+    /// None once it has stopped: then nothing of it holds the data directory, whoever still has handles.
+    site: RwLock<Option<Arc<Site>>>,
     addresses: Vec<SocketAddr>,
+    metrics: Arc<Metrics>,
+    events: Arc<Events>,
     stopped: AtomicBool,
     running: Mutex<Option<Running>>,
 }
@@ -62,6 +65,7 @@ struct Running {
     io_stop: watch::Sender<bool>,
     keeper: JoinHandle<()>,
     keeper_stop: Sender<()>,
+    view: Arc<View>,
 }
 
 /// What a stop left undone.
@@ -97,9 +101,13 @@ impl Engine {
     /// Messages that one thread publishes to one room are stored in that order. No rate limit and no hook holds for the host.
     pub fn publish(&self, message: Message) -> Publishing {
         let promise = Arc::new(Promise::new());
-        match self.append_of(message, &promise) {
-            Ok(append) => self.0.site.shared.broker.append(&mut vec![append]),
-            Err(e) => promise.fill(Err(e)),
+        let appended = self.running().and_then(|site| {
+            let append = append_of(message, &promise, &site.shared.policy.limits)?;
+            site.shared.broker.append(&mut vec![append]);
+            Ok(())
+        });
+        if let Err(e) = appended {
+            promise.fill(Err(e));
         }
         Publishing(promise)
     }
@@ -108,81 +116,53 @@ impl Engine {
     pub fn publish_batch(&self, messages: Vec<Message>) -> Vec<Publishing> {
         let mut appends = Vec::with_capacity(messages.len());
         let mut answers = Vec::with_capacity(messages.len());
+        let site = self.running();
         for message in messages {
             let promise = Arc::new(Promise::new());
-            match self.append_of(message, &promise) {
+            let append = match &site {
+                Ok(site) => append_of(message, &promise, &site.shared.policy.limits),
+                Err(e) => Err(e.clone()),
+            };
+            match append {
                 Ok(append) => appends.push(append),
                 Err(e) => promise.fill(Err(e)),
             }
             answers.push(Publishing(promise));
         }
-        self.0.site.shared.broker.append(&mut appends);
+        if let Ok(site) = site {
+            site.shared.broker.append(&mut appends);
+        }
         answers
     }
 
-    fn append_of(&self, m: Message, promise: &Arc<Promise>) -> Result<Append> {
-        self.running()?;
-        let limits = &self.0.site.shared.policy.limits;
-        check_name("room", &m.room, limits.name_bytes)?;
-        if !m.user.is_empty() {
-            check_name("user", &m.user, limits.name_bytes)?;
-        }
-        if !m.id.is_empty() {
-            check_id(&m.id)?;
-        }
-        if m.data.len() > limits.message_bytes {
-            let text = format!(
-                "a message has at most {} bytes, this one has {}",
-                limits.message_bytes,
-                m.data.len()
-            );
-            return Err(Error::new(Code::TooLarge, text));
-        }
-        if m.kind == Kind::Json {
-            let json = std::str::from_utf8(&m.data)
-                .map_err(|_| Error::new(Code::InvalidData, "JSON must be UTF-8"))?;
-            text::check_value(json, limits.json_depth)?;
-        }
-        Ok(Append {
-            room: m.room.into(),
-            user: m.user.into(),
-            id: m.id.into(),
-            kind: m.kind,
-            data: m.data.into(),
-            waiter: Waiter::Host(promise.clone()),
-        })
-    }
-
-    fn running(&self) -> Result<()> {
-        if self.0.stopped.load(Ordering::Acquire) {
-            return Err(Error::new(Code::Stopped, "the engine has been stopped"));
-        }
-        Ok(())
+    fn running(&self) -> Result<Arc<Site>> {
+        let site = if self.0.stopped.load(Ordering::Acquire) { None } else { self.0.site() };
+        site.ok_or_else(|| Error::new(Code::Stopped, "the engine has been stopped"))
     }
 
     /// Listens to a room: what `start` says of its history, then everything that comes, without gap or double. May read the disk.
     pub fn subscribe(&self, room: &str, start: Start) -> Result<Subscription> {
-        self.running()?;
-        check_name("room", room, self.0.site.shared.policy.limits.name_bytes)?;
-        Subscription::open(&self.0.site.shared, room, start)
+        let site = self.running()?;
+        check_name("room", room, site.shared.policy.limits.name_bytes)?;
+        Subscription::open(&site.shared, room, start)
     }
 
     /// Reads a page of a room's history. May read the disk.
     pub fn history(&self, room: &str, query: HistoryQuery) -> Result<HistoryPage> {
-        self.running()?;
-        check_name("room", room, self.0.site.shared.policy.limits.name_bytes)?;
-        self.0.site.shared.history.query(room, &query)
+        let site = self.running()?;
+        check_name("room", room, site.shared.policy.limits.name_bytes)?;
+        site.shared.history.query(room, &query)
     }
 
     /// Who is in a room, on this node.
     pub fn presence(&self, room: &str) -> PresenceList {
-        self.0.site.shared.presence.list(room)
+        self.0.site().map(|site| site.shared.presence.list(room)).unwrap_or_default()
     }
 
     /// Delivers an event to a room's members without storing it. `json` is its data, `user` its sender (empty: anonymous).
     pub fn signal(&self, room: &str, user: &str, name: &str, json: &str) -> Result<()> {
-        self.running()?;
-        let limits = &self.0.site.shared.policy.limits;
+        let site = self.running()?;
+        let limits = &site.shared.policy.limits;
         check_name("room", room, limits.name_bytes)?;
         check_name("event", name, limits.name_bytes)?;
         if !user.is_empty() {
@@ -194,14 +174,14 @@ impl Engine {
         let json = text::check_value(json, limits.json_depth)?;
         let mut out = Vec::new();
         frame::text(&mut out, |out| encode::signal(out, room, user, name, json));
-        self.0.site.shared.hub.signal(room, None, &out.into());
+        site.shared.hub.signal(room, None, &out.into());
         Ok(())
     }
 
     /// Takes a connection or a user's connections out of a room, or, without a room, closes them with `kicked`, which tells their
     /// clients not to come back. Takes effect soon after the call.
     pub fn kick(&self, whom: &Whom, room: Option<&str>) -> Result<()> {
-        self.running()?;
+        let site = self.running()?;
         let target = match whom {
             Whom::Connection(id) => {
                 let id = id.strip_prefix('c').and_then(|hex| u64::from_str_radix(hex, 16).ok());
@@ -211,7 +191,7 @@ impl Engine {
             }
             Whom::User(user) => Target::User(user.as_str().into()),
         };
-        for shard in &self.0.site.shards {
+        for shard in &site.shards {
             let room = room.map(Box::from);
             shard.push(Item::Kick { target: target.clone(), room, code: Disconnect::Kicked });
         }
@@ -220,23 +200,23 @@ impl Engine {
 
     /// The engine's events from now on. There is one queue: two streams share it.
     pub fn events(&self) -> EventStream {
-        let events = &self.0.site.shared.events;
-        events.open();
-        EventStream(events.clone())
+        self.0.events.open();
+        EventStream(self.0.events.clone())
     }
 
     /// The engine's numbers.
     pub fn metrics(&self) -> &Metrics {
-        &self.0.site.shared.metrics
+        &self.0.metrics
     }
 
     /// Whether publishes are stored, and if not why.
     pub fn health(&self) -> Health {
-        self.0.site.shared.broker.health()
+        self.0.site().map_or(Health::Stopped, |site| site.shared.broker.health())
     }
 
     /// Stops: no more connections and publishes are taken, what is queued is stored and answered, clients are told to come back,
-    /// files are synced and closed. Waits at most about `timeout`. Later calls return at once.
+    /// files are synced and closed, so that another engine may have the directory. Waits at most about `timeout`. Later calls
+    /// return at once.
     ///
     /// An error says that the last sync failed: what had been acknowledged before is safe, and the files are kept as they are.
     pub fn stop(&self, timeout: Duration) -> Result<Stopped> {
@@ -244,17 +224,49 @@ impl Engine {
     }
 }
 
+fn append_of(m: Message, promise: &Arc<Promise>, limits: &Limits) -> Result<Append> {
+    check_name("room", &m.room, limits.name_bytes)?;
+    if !m.user.is_empty() {
+        check_name("user", &m.user, limits.name_bytes)?;
+    }
+    if !m.id.is_empty() {
+        check_id(&m.id)?;
+    }
+    if m.data.len() > limits.message_bytes {
+        let text =
+            format!("a message has at most {} bytes, this one has {}", limits.message_bytes, m.data.len());
+        return Err(Error::new(Code::TooLarge, text));
+    }
+    if m.kind == Kind::Json {
+        let json =
+            std::str::from_utf8(&m.data).map_err(|_| Error::new(Code::InvalidData, "JSON must be UTF-8"))?;
+        text::check_value(json, limits.json_depth)?;
+    }
+    Ok(Append {
+        room: m.room.into(),
+        user: m.user.into(),
+        id: m.id.into(),
+        kind: m.kind,
+        data: m.data.into(),
+        waiter: Waiter::Host(promise.clone()),
+    })
+}
+
 impl Inner {
+    fn site(&self) -> Option<Arc<Site>> {
+        self.site.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn stop(&self, timeout: Duration) -> Result<Stopped> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(running) = running else { return Ok(Stopped::default()) };
-        let shared = &self.site.shared;
+        let (Some(running), Some(site)) = (running, self.site()) else { return Ok(Stopped::default()) };
+        let shared = &site.shared;
         let deadline_ms = shared.clock.steady_ms() + timeout.as_millis() as u64;
-        self.site.stopping.store(true, Ordering::Release);
+        site.stopping.store(true, Ordering::Release);
         self.stopped.store(true, Ordering::Release);
         // First the log, so that the clients still get their acks.
         let stored = shared.broker.stop(deadline_ms);
-        for shard in &self.site.shards {
+        for shard in &site.shards {
             shard.push(Item::Stop { deadline_ms });
         }
         let mut ended = 0;
@@ -284,9 +296,13 @@ impl Inner {
             }
         }
         shared.events.end();
-        if let Err(e) = self.view.close() {
+        if let Err(e) = running.view.close() {
             tracing::warn!(error = %e, "the view was not closed well; it is read again from the log at the next start");
         }
+        // With these goes what holds the directory.
+        drop(running.view);
+        *self.site.write().unwrap_or_else(PoisonError::into_inner) = None;
+        drop(site);
         stored.map(|unwritten| Stopped { unwritten })
     }
 }

@@ -1,13 +1,11 @@
 //! A host's subscription to a room.
 
-use crate::broker::history::History;
 use crate::command::Start;
 use crate::error::Result;
 use crate::message::{Epoch, Position, Publication};
-use crate::room::hub::Hub;
 use crate::room::subscriber::{Ended, Subscriber};
 use crate::server::shared::Shared;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// A room's publications for the host: history first, then live, contiguous. Ends when it is dropped.
@@ -16,8 +14,8 @@ pub struct Subscription {
     room: Arc<str>,
     epoch: Epoch,
     subscriber: Arc<Subscriber>,
-    history: Arc<History>,
-    hub: Arc<Hub>,
+    /// Not held while nothing is read: an engine that has stopped lets go of its directory.
+    shared: Weak<Shared>,
     at: u64,
     /// What is at or below comes from the view, what is above from the queue.
     cursor: u64,
@@ -25,18 +23,18 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    pub(super) fn open(shared: &Shared, room: &str, start: Start) -> Result<Subscription> {
+    pub(super) fn open(shared: &Arc<Shared>, room: &str, start: Start) -> Result<Subscription> {
         let room: Arc<str> = room.into();
         let limits = &shared.policy.limits;
         let subscriber = Arc::new(Subscriber::new(limits.event_queue, limits.subscription_bytes));
-        let (history, hub) = (shared.history.clone(), shared.hub.clone());
-        let cursor = history.listen(&room, subscriber.clone())?;
-        let epoch = history.epoch(&room);
+        let cursor = shared.history.listen(&room, subscriber.clone())?;
+        let epoch = shared.history.epoch(&room);
+        let weak = Arc::downgrade(shared);
         let mut subscription =
-            Subscription { room, epoch, subscriber, history, hub, at: cursor, cursor, recovered: false };
+            Subscription { room, epoch, subscriber, shared: weak, at: cursor, cursor, recovered: false };
         // From here on a failure drops the subscription, which ends the listening.
         (subscription.at, subscription.recovered) =
-            subscription.history.position(&subscription.room, &start, cursor)?;
+            shared.history.position(&subscription.room, &start, cursor)?;
         Ok(subscription)
     }
 
@@ -69,7 +67,8 @@ impl Subscription {
     }
 
     fn page(&mut self, max: usize) -> Result<Vec<Publication>, Ended> {
-        let page = match self.history.publications(&self.room, self.at, self.cursor, max) {
+        let shared = self.shared.upgrade().ok_or(Ended::Stopped)?;
+        let page = match shared.history.publications(&self.room, self.at, self.cursor, max) {
             Ok(page) => page,
             Err(e) => {
                 tracing::warn!(error = %e, "a subscription's history cannot be read; it ends");
@@ -92,6 +91,8 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         self.subscriber.end(Ended::Closed);
-        self.hub.unsubscribe(&self.room, &self.subscriber);
+        if let Some(shared) = self.shared.upgrade() {
+            shared.hub.unsubscribe(&self.room, &self.subscriber);
+        }
     }
 }

@@ -5,6 +5,7 @@ use crate::command::{HistoryQuery, Start};
 use crate::server::inbox::{Inbox, Item, Read, ReadFor};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 /// What to read.
 #[derive(Clone, Copy, Debug)]
@@ -26,26 +27,42 @@ pub(crate) struct Job {
 /// The threads' queue, bounded by all shards' `history_reads` together.
 #[derive(Debug)]
 pub(crate) struct Readers {
-    queue: SyncSender<Job>,
+    /// None once it is dropped.
+    queue: Option<SyncSender<Job>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Readers {
-    /// Starts the threads; they end when the queue is dropped.
+    /// Starts the threads; they end when this is dropped, which waits for them: they hold the log.
     pub(crate) fn start(history: &Arc<History>, queue: usize) -> std::io::Result<Readers> {
         let (tx, rx) = sync_channel::<Job>(queue.max(1));
         let rx = Arc::new(Mutex::new(rx));
+        let mut readers = Readers { queue: Some(tx), threads: Vec::new() };
         for i in 0..2 {
             let (history, rx) = (history.clone(), rx.clone());
-            std::thread::Builder::new().name(format!("klatch-read-{i}")).spawn(move || run(&history, &rx))?;
+            let thread = std::thread::Builder::new().name(format!("klatch-read-{i}"));
+            readers.threads.push(thread.spawn(move || run(&history, &rx))?);
         }
-        Ok(Readers { queue: tx })
+        Ok(readers)
     }
 
     /// Queues a read; gives it back if the queue is full.
     pub(crate) fn read(&self, job: Job) -> Result<(), Job> {
-        self.queue.try_send(job).map_err(|e| match e {
+        let Some(queue) = &self.queue else { return Err(job) };
+        queue.try_send(job).map_err(|e| match e {
             TrySendError::Full(job) | TrySendError::Disconnected(job) => job,
         })
+    }
+}
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        self.queue = None;
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread that reads history panicked");
+            }
+        }
     }
 }
 
