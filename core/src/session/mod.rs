@@ -561,3 +561,6 @@ fn refused(message: Message, error: Error) -> Failure {
     let id = (!message.id.is_empty()).then_some(message.id);
     Failure { error, reference: message.reference, id, room: Some(message.room), publish: true }
 }
+
+#[cfg(test)]
+mod tests;
