@@ -347,7 +347,10 @@ fn a_damaged_log_is_served_and_takes_nothing_until_that_is_accepted() {
     // The view was made before the damage and had a row for the record that is lost: the room's others could not be read.
     let (status, history) = get(&server, "/rooms/x/history");
     assert_eq!(status, 200, "{history}");
-    assert!(!history.contains("number 0") && history.contains("number 1") && history.contains("number 2"), "{history}");
+    assert!(
+        !history.contains("number 0") && history.contains("number 1") && history.contains("number 2"),
+        "{history}"
+    );
     let said = stop(server).join("\n");
     let segment = segment.file_name().unwrap().to_str().unwrap();
     for part in [
