@@ -241,19 +241,19 @@ impl Shard {
         if let Some(c) = self.conn(i) {
             c.session.settled();
         }
-        if let Some(encoded) = self.encode_reply(&reply) {
+        if let Some(encoded) = self.encode_reply(&reply, false) {
             self.reply_at(i, &reply.room, encoded);
         }
         self.resume(i);
     }
 
-    /// The frame of a reply; none if nobody asked for one.
-    pub(super) fn encode_reply(&mut self, reply: &Reply) -> Option<EncodedReply> {
+    /// The frame of a reply; none if nobody asked for one, unless it is sent `anyway`.
+    pub(super) fn encode_reply(&mut self, reply: &Reply, anyway: bool) -> Option<EncodedReply> {
         let id = (!reply.id.is_empty()).then_some(&*reply.id);
         let mut bytes = Vec::new();
         match &reply.outcome {
             Outcome::Stored { offset, duplicate } => {
-                if reply.reference.is_none() && id.is_none() {
+                if reply.reference.is_none() && id.is_none() && !anyway {
                     return None;
                 }
                 let ack = encode::Ack {

@@ -64,10 +64,12 @@ impl Shard {
         c.session.settled();
         let member = c.session.memberships().iter().find(|m| *m.room == *room);
         let (is_member, echo) = (member.is_some(), member.is_some_and(|m| m.options.echo));
-        let encoded = self.encode_reply(&reply);
         let is_live = is_member && (live.1 || live.0.contains(&i));
         // Its publication is in this batch, and not only its reply.
         let here = start < end;
+        // One that is not sent its own publication must be told that its position has moved, whether it asked or not: else
+        // the next publication looks like one after a gap.
+        let encoded = self.encode_reply(&reply, is_live && here && !echo);
         let is_ack = encoded.as_ref().is_some_and(|e| e.own_is_ack);
         // The usual case: it gets what everybody gets.
         let usual = here && echo && (encoded.is_none() || is_ack);
