@@ -59,13 +59,15 @@ fn step() -> impl Strategy<Value = Step> {
 fn policy() -> impl Strategy<Value = Policy> {
     (any::<bool>(), any::<bool>(), any::<bool>(), 1usize..4, 1usize..4, 0u32..4, 0u32..6, 1u32..6).prop_map(
         |(authorizer, publish_hook, open_users, rooms, pending, bad, rate, burst)| {
-            let mut limits = Limits::default();
-            limits.rooms_per_connection = rooms;
-            limits.pending_publishes = pending;
-            limits.bad_requests = bad;
-            limits.publish_rate = rate;
-            limits.publish_burst = burst;
-            limits.request_rate = rate * 2;
+            let limits = Limits {
+                rooms_per_connection: rooms,
+                pending_publishes: pending,
+                bad_requests: bad,
+                publish_rate: rate,
+                publish_burst: burst,
+                request_rate: rate * 2,
+                ..Limits::default()
+            };
             Policy { limits, authorizer, publish_hook, open_users }
         },
     )

@@ -131,7 +131,7 @@ impl Ws {
     }
 
     /// What comes next, within [`PATIENCE`]; pings are answered before they are returned.
-    pub fn next(&mut self) -> io::Result<Got> {
+    pub fn read(&mut self) -> io::Result<Got> {
         let timed_out = || io::Error::new(ErrorKind::TimedOut, "nothing came in time");
         self.next_within(PATIENCE)?.ok_or_else(timed_out)
     }
@@ -168,7 +168,7 @@ impl Ws {
     /// The next text message; everything but pings and pongs before it is an error.
     pub fn next_text(&mut self) -> io::Result<String> {
         loop {
-            match self.next()? {
+            match self.read()? {
                 Got::Text(text) => return Ok(text),
                 Got::Ping(_) | Got::Pong(_) => {}
                 other => {

@@ -113,7 +113,7 @@ impl Client {
 
     fn close_frame(&mut self, skip: bool) -> Result<(Option<u16>, String), String> {
         loop {
-            match self.ws.next().map_err(|e| e.to_string())? {
+            match self.ws.read().map_err(|e| e.to_string())? {
                 Got::Ping(_) | Got::Pong(_) => {}
                 Got::Text(_) if skip => {}
                 Got::Close(code, reason) => return Ok((Some(code), reason)),
@@ -232,13 +232,13 @@ impl World {
                 }
             },
             ("nothing", []) => client.fence(),
-            ("ping", []) => match client.ws.next().map_err(|e| e.to_string())? {
+            ("ping", []) => match client.ws.read().map_err(|e| e.to_string())? {
                 Got::Ping(_) => Ok(()),
                 other => Err(format!("a ping was expected; got {other:?}")),
             },
             ("pong", [payload]) => {
                 let payload = fill_text(payload, vars)?;
-                match client.ws.next().map_err(|e| e.to_string())? {
+                match client.ws.read().map_err(|e| e.to_string())? {
                     Got::Pong(got) if got == payload.as_bytes() => Ok(()),
                     other => Err(format!("a pong was expected; got {other:?}")),
                 }

@@ -1,4 +1,5 @@
 //! The Rust API, as a host program uses it.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod futures;
 mod hooks;
@@ -53,7 +54,7 @@ impl Client {
     /// The code with which the engine closes; frames before it are dropped.
     fn closed(&mut self) -> Option<u16> {
         loop {
-            match self.0.next().unwrap() {
+            match self.0.read().unwrap() {
                 Got::Close(code, _) => {
                     self.0.finish(code);
                     return Some(code);
