@@ -82,6 +82,10 @@ impl Client {
         let request = ClientRequestBuilder::new(uri).with_sub_protocol("klatch.v1");
         let (socket, _) = tungstenite::client(request, stream).map_err(|e| failed(&e))?;
         self.socket = Some(socket);
+        if !self.target.path.contains('?') {
+            // Who names nothing in the query is greeted only after a first frame.
+            self.send_text(r#"{"type":"connect"}"#)?;
+        }
         self.until(|seen| matches!(seen, Seen::Welcome).then_some(()))
     }
 

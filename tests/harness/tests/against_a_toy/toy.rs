@@ -206,6 +206,8 @@ impl Server {
                     },
                 );
             }
+            // The toy greets everybody at once.
+            "connect" => {}
             "publish" => self.publish(link, &frame, &room, reference),
             _ => panic!("the toy does not know {text}"),
         }
