@@ -11,7 +11,9 @@ use klatch_harness::process::Server;
 use klatch_harness::replay::{self, Corpus, Options, Progress, Speed};
 use klatch_harness::segments;
 use klatch_harness::wire::Frame;
+use klatch_suite::history::{history, offset};
 use klatch_suite::random::{Random, seed};
+use klatch_suite::server::{stop, verify};
 use klatch_suite::{Launch, corpus};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -63,7 +65,7 @@ fn killed_at_random_moments_it_loses_no_acknowledged_message_and_repeats_none() 
     let report = replay::run(load(cycles), &options, |p| plan.look(p)).unwrap();
     println!("{report}");
     let kills = plan.end();
-    let (witnesses, even) = killer.join().unwrap();
+    let Killed { server, witnesses, after_delivery } = killer.join().unwrap();
     assert!(report.ok(), "{report}");
     assert_eq!(kills, cycles, "the replay was over before the last kill");
 
@@ -72,7 +74,7 @@ fn killed_at_random_moments_it_loses_no_acknowledged_message_and_repeats_none() 
     let expect = Expect {
         messages: cycles * UNREAD,
         unknowns: cycles * UNREAD,
-        duplicates: even * UNREAD,
+        duplicates: after_delivery * UNREAD,
         resumes: cycles,
         resets_at_most: Some(0),
         ..Expect::default()
@@ -81,6 +83,17 @@ fn killed_at_random_moments_it_loses_no_acknowledged_message_and_repeats_none() 
     println!("publisher and listener: {verdict}");
     assert!(verdict.ok(), "{verdict}");
     assert_eq!(verdict.counts.acked, cycles * UNREAD, "{verdict}");
+
+    // What the last start made of all that: the same history as the log, in a log without damage.
+    for (name, room) in log.rooms() {
+        let history = history(&server.url(), name, 500);
+        let offsets: Vec<u64> = history.publications.iter().map(|p| offset(p)).collect();
+        let accepted: Vec<u64> = room.accepted.iter().map(|a| a.offset).collect();
+        assert!(offsets == accepted, "{name}: history has {}, the log {}", offsets.len(), accepted.len());
+    }
+    stop(server);
+    let report = verify(data.path());
+    assert!(report.status.success(), "{report:?}");
 }
 
 /// The recorded chat, once or several times over, so that there are messages for every cycle.
@@ -136,6 +149,15 @@ struct Victim {
     random: Random,
 }
 
+/// What is left in the end.
+struct Killed {
+    server: Server,
+    /// What the publisher and the listener saw.
+    witnesses: Vec<ClientLog>,
+    /// Kills that came after all was delivered.
+    after_delivery: u64,
+}
+
 const ROOM: &str = "beside the replay";
 
 impl Victim {
@@ -163,18 +185,22 @@ impl Victim {
         }
     }
 
-    /// Kills each time it is wanted; in the end what the two clients saw, and how many kills came after all was delivered.
-    fn run(mut self, wanted: &Receiver<()>, done: &Sender<()>) -> (Vec<ClientLog>, u64) {
-        let (mut cycle, mut delivered) = (0, 0);
+    /// Kills each time it is wanted.
+    fn run(mut self, wanted: &Receiver<()>, done: &Sender<()>) -> Killed {
+        let (mut cycle, mut after_deliveries) = (0, 0);
         while wanted.recv().is_ok() {
             let after_delivery = cycle % 2 == 0;
             self.cycle(cycle, after_delivery);
             cycle += 1;
-            delivered += u64::from(after_delivery);
+            after_deliveries += u64::from(after_delivery);
             // The replay may be over.
             let _ = done.send(());
         }
-        (vec![self.publisher.into_log(), self.listener.into_log()], delivered)
+        Killed {
+            server: self.server,
+            witnesses: vec![self.publisher.into_log(), self.listener.into_log()],
+            after_delivery: after_deliveries,
+        }
     }
 
     fn cycle(&mut self, cycle: u64, after_delivery: bool) {
