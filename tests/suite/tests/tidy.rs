@@ -1,5 +1,7 @@
 //! The repository's own rules, as a test: what may use what, and what must be absent.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
