@@ -1,9 +1,13 @@
 //! The Rust API, as a host program uses it.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "host/futures.rs"]
 mod futures;
+#[path = "host/hooks.rs"]
 mod hooks;
+#[path = "host/life.rs"]
 mod life;
+#[path = "host/streams.rs"]
 mod streams;
 
 use klatch::{Builder, Engine, Settings};
