@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 /// A running server, killed when it is dropped.
@@ -13,7 +13,13 @@ use std::time::{Duration, Instant};
 pub struct Server {
     child: Child,
     address: SocketAddr,
-    output: Arc<Mutex<VecDeque<String>>>,
+    output: Arc<Output>,
+}
+
+#[derive(Debug, Default)]
+struct Output {
+    lines: Mutex<VecDeque<String>>,
+    more: Condvar,
 }
 
 /// The newest lines of output that are kept.
@@ -26,7 +32,7 @@ impl Server {
     /// The command should ask for port 0. Both outputs are read to their ends; the newest 1,000 lines are kept.
     pub fn start(command: &mut Command, timeout: Duration) -> io::Result<Server> {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        let output = Arc::new(Mutex::new(VecDeque::new()));
+        let output = Arc::new(Output::default());
         let (found, address) = channel();
         for pipe in [
             child.stdout.take().map(|p| Box::new(p) as Box<dyn io::Read + Send>),
@@ -41,14 +47,17 @@ impl Server {
                 let mut line = Vec::new();
                 while matches!(lines.read_until(b'\n', &mut line), Ok(n) if n > 0) {
                     let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-                    if let Some(address) = announced(&text) {
-                        let _ = found.send(address);
-                    }
-                    if let Ok(mut output) = output.lock() {
-                        if output.len() == LINES {
-                            output.pop_front();
+                    let address = announced(&text);
+                    if let Ok(mut lines) = output.lines.lock() {
+                        if lines.len() == LINES {
+                            lines.pop_front();
                         }
-                        output.push_back(text);
+                        lines.push_back(text);
+                    }
+                    output.more.notify_all();
+                    // Only now, so that whoever knows the address finds the line too.
+                    if let Some(address) = address {
+                        let _ = found.send(address);
                     }
                     line.clear();
                 }
@@ -86,7 +95,17 @@ impl Server {
 
     /// The newest lines it printed.
     pub fn output(&self) -> Vec<String> {
-        self.output.lock().map(|o| o.iter().cloned().collect()).unwrap_or_default()
+        self.output.lines.lock().map(|o| o.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Waits up to `timeout` until it has printed a line that contains `text`; whether it has.
+    pub fn says(&self, text: &str, timeout: Duration) -> bool {
+        let unsaid = |lines: &mut VecDeque<String>| !lines.iter().any(|line| line.contains(text));
+        let Ok(lines) = self.output.lines.lock() else { return false };
+        self.output
+            .more
+            .wait_timeout_while(lines, timeout, unsaid)
+            .is_ok_and(|(_, waited)| !waited.timed_out())
     }
 
     /// Kills it at once (SIGKILL) and waits for its end.
@@ -154,6 +173,8 @@ mod tests {
         let mut server = Server::start(&mut shell(script), Duration::from_secs(20)).unwrap();
         assert_eq!(server.url(), "ws://127.0.0.1:4711/ws");
         assert!(server.output().iter().any(|l| l.contains("4711")));
+        assert!(server.says("starting", Duration::from_secs(20)));
+        assert!(!server.says("something else", Duration::ZERO));
         let status = server.stop(Duration::from_secs(20)).unwrap();
         assert!(!status.success());
     }
