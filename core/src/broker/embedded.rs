@@ -1,7 +1,7 @@
 //! The embedded broker: the log on disk, one writer thread. A batch is what gathered while the previous one was synced, so
 //! nobody waits on purpose.
 
-use crate::broker::append::Append;
+use crate::broker::append::{Append, Outcome};
 use crate::broker::storage::{self, Storage};
 use crate::broker::tail::Tail;
 use crate::broker::{Broker, Health};
@@ -9,11 +9,12 @@ use crate::clock::Clock;
 use crate::codes::Code;
 use crate::config::{Limits, Settings};
 use crate::error::{Error, Result};
-use crate::log::{Disk, Reader};
+use crate::log::{Disk, Files, Reader};
 use crate::message::{Epoch, Publication};
 use crate::metrics::Metrics;
 use crate::view::OwnedRow;
-use std::path::Path;
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -43,9 +44,9 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Queue {
-    appends: Vec<Append>,
+    appends: VecDeque<Append>,
     bytes: usize,
-    /// When the oldest in it came (steady clock).
+    /// When the writer last took something, or the oldest came (steady clock).
     since_ms: u64,
     /// The writer is asleep and must be woken.
     asleep: bool,
@@ -62,13 +63,17 @@ impl EmbeddedBroker {
         metrics: Arc<Metrics>,
     ) -> Result<EmbeddedBroker> {
         let disk = Disk::open(dir).map_err(|e| storage::log_error(&e))?;
-        let opened = storage::open(
-            Arc::new(disk),
-            Some(dir.join("view")),
-            settings,
-            metrics.clone(),
-            clock.wall_ms(),
-        )?;
+        Self::on(Arc::new(disk), Some(dir.join("view")), settings, clock, metrics)
+    }
+
+    fn on(
+        files: Arc<dyn Files>,
+        view_dir: Option<PathBuf>,
+        settings: &Settings,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+    ) -> Result<EmbeddedBroker> {
+        let opened = storage::open(files, view_dir, settings, metrics.clone(), clock.wall_ms())?;
         let Limits { append_queue, append_queue_bytes, publish_timeout_ms, .. } = settings.limits;
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
@@ -105,7 +110,7 @@ impl Shared {
         let mut todo: Vec<Append> = Vec::new();
         let mut ticked = self.clock.steady_ms();
         loop {
-            if todo.is_empty() {
+            {
                 let mut q = self.lock();
                 if q.appends.is_empty() && !q.stopping {
                     q.asleep = true;
@@ -119,14 +124,15 @@ impl Shared {
                 if q.appends.is_empty() && q.stopping {
                     break;
                 }
-                std::mem::swap(&mut q.appends, &mut todo);
-                q.bytes = 0;
+                // One batch and no more: what stays in the queue can still be answered while this one is held up.
+                let (count, bytes) = storage::batch_of(q.appends.iter());
+                todo.extend(q.appends.drain(..count));
+                q.bytes -= bytes;
+                q.since_ms = self.clock.steady_ms();
+                self.metrics.append_queue.set(q.appends.len() as u64);
             }
             while !todo.is_empty() {
                 storage.step(&mut todo, self.clock.wall_ms(), self.clock.steady_ms());
-                let mut q = self.lock();
-                q.since_ms = self.clock.steady_ms();
-                self.metrics.append_queue.set((todo.len() + q.appends.len()) as u64);
             }
             let now = self.clock.steady_ms();
             if now >= ticked + 1000 {
@@ -187,7 +193,7 @@ impl Broker for EmbeddedBroker {
                 q.since_ms = self.shared.clock.steady_ms();
             }
             q.bytes += size;
-            q.appends.append(appends);
+            q.appends.extend(appends.drain(..));
             if q.asleep {
                 self.shared.ready.notify_one();
             }
@@ -231,6 +237,11 @@ impl Broker for EmbeddedBroker {
                 let count = rest.len() as u64;
                 let error = Error::new(Code::Stopping, "the engine stopped before the message was written");
                 self.shared.tail.refuse(rest.into_iter(), &error);
+                // What it has taken may or may not be stored; nobody looks for late answers any more.
+                self.shared.tail.fail(&Outcome::Unknown(Error::new(
+                    Code::Unknown,
+                    "the engine stopped before the log answered; retry with the same message id",
+                )));
                 return Ok(count);
             }
             q = self
@@ -249,3 +260,6 @@ impl Broker for EmbeddedBroker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

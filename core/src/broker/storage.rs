@@ -158,14 +158,7 @@ impl Storage {
     /// Appends as many of `appends` as one batch takes (they leave it), syncs, and lets the tail pass them. Everything that was
     /// taken is answered when this returns.
     pub fn step(&mut self, appends: &mut Vec<Append>, now_ms: u64, steady_ms: u64) {
-        let (mut n, mut bytes) = (0, 0);
-        while n < appends.len().min(Batch::MAX_RECORDS)
-            && (n == 0 || bytes + appends[n].size() < Batch::MAX_BYTES)
-        {
-            bytes += appends[n].size();
-            n += 1;
-        }
-        let rest = appends.split_off(n);
+        let rest = appends.split_off(batch_of(appends.iter()).0);
         let mut taken = std::mem::replace(appends, rest);
         if let Some(error) = &self.failed {
             self.tail.refuse(taken.drain(..), error);
@@ -261,6 +254,18 @@ impl Storage {
         self.log.close().map_err(|e| log_error(&e))?;
         flushed.map(drop).map_err(|e| view_error(&e))
     }
+}
+
+/// How many of these publishes one batch takes, at least one, and their size.
+pub fn batch_of<'a>(appends: impl Iterator<Item = &'a Append>) -> (usize, usize) {
+    let (mut count, mut bytes) = (0, 0);
+    for size in appends.map(Append::size).take(Batch::MAX_RECORDS) {
+        if count > 0 && bytes + size >= Batch::MAX_BYTES {
+            break;
+        }
+        (count, bytes) = (count + 1, bytes + size);
+    }
+    (count, bytes)
 }
 
 /// The view is flushed by the writer itself once this much waits; usually the view's own thread is quicker.

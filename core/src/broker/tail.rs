@@ -288,6 +288,12 @@ impl Tail {
         }
     }
 
+    /// Whether no batch is under way.
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        self.lock().since_ms.is_none()
+    }
+
     /// Answers publishes outside any batch.
     pub fn refuse(&self, appends: impl Iterator<Item = Append>, error: &Error) {
         let done = appends.map(|a| (a.waiter, a.room, a.id, Outcome::NotStored(error.clone()))).collect();
