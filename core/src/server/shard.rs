@@ -137,7 +137,9 @@ impl Shard {
         let mut dirty = Vec::new();
         let mut due = Vec::new();
         loop {
-            let timeout = if !self.again.is_empty() || !self.inbox.may_sleep() {
+            // Publishes that a hook let pass while others were handed over wait for nothing else.
+            let busy = !self.again.is_empty() || !self.appends.is_empty();
+            let timeout = if busy || !self.inbox.may_sleep() {
                 Some(Duration::ZERO)
             } else {
                 let now = self.shared.clock.steady_ms();
@@ -482,6 +484,8 @@ impl Shard {
             return;
         }
         c.session.close(why, "", &mut Vec::new());
+        // Replies that waited for their place come before the end.
+        self.leave_all(i);
         self.say(i, |out| encode::disconnect(out, why, text));
         self.write(i, &frame::close(why.number(), why.name()));
         if why == Disconnect::Protocol {
@@ -532,6 +536,8 @@ impl Shard {
             }
             self.leave_all(i);
             self.announce_end(i, None);
+            // What was still to be said must not wait for the next connection in this slot.
+            self.flush_out();
             let Some(mut c) = self.conns.get_mut(i as usize).and_then(Option::take) else { continue };
             // Closing the socket takes it out of the poll set in any case.
             let _ = self.registry.deregister(&mut c.io);

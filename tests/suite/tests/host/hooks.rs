@@ -4,6 +4,7 @@ use crate::{Client, limits, memory};
 use klatch::hooks::{ConnectAnswer, ConnectRequest, JoinAnswer, JoinRequest, PublishAnswer, PublishRequest};
 use klatch::{Authorizer, Engine, HistoryQuery, Message, PublishHook};
 use serde_json::json;
+use std::future::Future;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -168,4 +169,40 @@ fn r23_a_hook_may_use_the_engine_and_even_stop_it() {
     ann.send(json!({"type": "join", "room": "lobby"}));
     assert_eq!(ann.closed(), Some(4000));
     engine.stop(Duration::from_secs(5)).unwrap();
+}
+
+/// Gives an answer when it is woken.
+struct Wakes(Mutex<Option<PublishAnswer>>);
+
+impl std::task::Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.lock().unwrap().take().unwrap().allow();
+    }
+}
+
+/// An answer comes in while another publish is handed over (with the memory broker that wakes the subscription, on the shard's
+/// thread). It must not be left until something else happens; nothing else does.
+#[test]
+fn an_answer_that_comes_while_another_publish_is_handed_over_is_not_left_lying() {
+    let (hook, asked) = ask();
+    let long = 600_000;
+    let mut settings =
+        limits(json!({"heartbeat_ms": long, "handshake_timeout_ms": long, "hook_timeout_ms": long}));
+    settings.shards = 1;
+    let builder = Engine::builder().settings(settings).log("memory").listen("127.0.0.1:0");
+    let engine = builder.publish_hook(hook).start().unwrap();
+    let mut clients = ["ann", "bob"].map(|user| Client::connect(&engine, &format!("user={user}")));
+    let [first, second] = clients.each_mut().map(|client| {
+        client.next_of("welcome");
+        client.send(json!({"type": "publish", "room": "lobby", "ref": 1, "data": 1}));
+        asked.recv_timeout(crate::SOON).unwrap().1
+    });
+    let mut subscription = engine.subscribe("lobby", klatch::Start::Live).unwrap();
+    let waker = std::task::Waker::from(Arc::new(Wakes(Mutex::new(Some(second)))));
+    let mut next = std::pin::pin!(subscription.next(9));
+    assert!(next.as_mut().poll(&mut std::task::Context::from_waker(&waker)).is_pending());
+    first.allow();
+    for client in &mut clients {
+        assert_eq!(client.next()["type"], "ack");
+    }
 }

@@ -1,7 +1,8 @@
 //! How engines begin and end.
 
-use crate::{Client, memory};
+use crate::{Client, limits, memory};
 use klatch::{Code, Engine, Health, HistoryQuery, Message, Start, Whom};
+use serde_json::json;
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -174,4 +175,43 @@ fn it_restarts_with_everything() {
         assert!(again.duplicate && again.position == last[0].0);
         engine.stop(SECONDS).unwrap();
     }
+}
+
+/// What waited for its place in the stream of a connection that broke must not reach the one that comes after it.
+#[test]
+fn nothing_of_a_broken_connection_reaches_the_next_one() {
+    let mut settings = limits(json!({"heartbeat_ms": 600_000, "slow_ms": 300}));
+    settings.shards = 1;
+    let engine = Engine::builder().settings(settings).log("memory").listen("127.0.0.1:0").start().unwrap();
+    let large = format!("\"{}\"", "x".repeat(60_000));
+    let mut all: Vec<_> = (0..500).map(|_| engine.publish(Message::json("lobby", &large))).collect();
+    all.pop().unwrap().wait().unwrap();
+    let events = engine.events();
+    let mut ann = Client::connect(&engine, "user=ann");
+    // Far more than the sockets hold, and nothing of it is read: she stays behind, and her own message is still to come.
+    ann.send(json!({"type": "join", "room": "lobby", "since": 0}));
+    ann.send(json!({"type": "publish", "room": "lobby", "id": "secret", "data": 1}));
+    while engine.history("lobby", HistoryQuery::default()).unwrap().last < 501 {
+        std::thread::yield_now();
+    }
+    // She takes nothing: the engine ends it.
+    while !matches!(events.next_within(SECONDS), klatch::NextEvent::Event(klatch::Event::Disconnected { .. }))
+    {
+    }
+    let mut bob = Client::connect(&engine, "user=bob");
+    assert_eq!(bob.next()["type"], "welcome");
+    drop(ann);
+}
+
+#[test]
+fn for_ever_is_a_timeout_like_any_other() {
+    let engine = memory().start().unwrap();
+    let events = engine.events();
+    let mut subscription = engine.subscribe("lobby", Start::Live).unwrap();
+    let mut ann = Client::connect(&engine, "user=ann&room=lobby");
+    assert!(matches!(events.next_within(Duration::MAX), klatch::NextEvent::Event(_)));
+    ann.next_of("joined");
+    engine.publish(Message::json("lobby", "1")).wait().unwrap();
+    assert_eq!(subscription.next_batch(9, Duration::MAX).unwrap().len(), 1);
+    engine.stop(Duration::MAX).unwrap();
 }
