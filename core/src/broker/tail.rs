@@ -242,7 +242,20 @@ impl Tail {
             state.since_ms = None;
             self.metrics.ids.set(state.ids.len() as u64);
         }
-        self.hub.place(&mut accepted)?;
+        if let Err(e) = self.hub.place(&mut accepted) {
+            // Stored, but not to be shown before the next start: whoever waits is not left waiting.
+            let unknown =
+                Outcome::Unknown(Error::new(Code::Unknown, "the view failed; retry with the same id"));
+            let connections = answers.into_iter().map(|a| {
+                let Reply { key, reference, room, id, .. } = a.reply;
+                (Waiter::Connection { key, reference }, room, id, unknown.clone())
+            });
+            let hosts =
+                promises.into_iter().map(|(p, room, id, _)| (Waiter::Host(p), room, id, unknown.clone()));
+            let replies = self.settle(connections.chain(hosts).collect());
+            self.hub.reply(replies);
+            return Err(e);
+        }
         let rows: Vec<Row<'_>> = accepted
             .iter()
             .zip(&places)
