@@ -134,7 +134,8 @@ impl History {
         if cursor == 0 || n == 0 {
             return Some(StreamStart::at(cursor, recovered));
         }
-        let frames = self.hub.newest(room, (n as usize).min(self.limits.history_page), cursor)?;
+        let n = (n as usize).min(self.limits.history_page);
+        let frames = self.hub.newest(room, n, cursor, self.limits.history_page_bytes)?;
         let offset = frames.first()?.prev;
         Some(StreamStart { offset, recovered, page: page_of(frames, cursor, false) })
     }

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Waker;
 
 /// A room as one shard knows it: a slot of that shard and the count of rooms that have been in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -261,9 +262,9 @@ impl Hub {
 
     /// Ends every host subscription.
     pub fn end_subscriptions(&self) {
-        for room in self.lock().slots.iter().flatten() {
-            room.subscribers.iter().for_each(|s| s.end(Ended::Stopped));
-        }
+        // Whoever is woken may call back: not under the lock.
+        let all: Vec<_> = self.lock().slots.iter().flatten().flat_map(|r| r.subscribers.clone()).collect();
+        all.iter().for_each(|s| s.end(Ended::Stopped));
     }
 
     /// The room's last offset that a reader can see.
@@ -280,8 +281,8 @@ impl Hub {
     }
 
     /// The newest frames of the room up to a position, if they are in memory; see [`Recent::newest`].
-    pub fn newest(&self, name: &str, n: usize, to: u64) -> Option<Vec<Frame>> {
-        self.lock().get(name)?.recent.newest(n, to)
+    pub fn newest(&self, name: &str, n: usize, to: u64, bytes: usize) -> Option<Vec<Frame>> {
+        self.lock().get(name)?.recent.newest(n, to, bytes)
     }
 
     /// Sends a signal to the members of a room on all shards. Returns whether anyone listens.
@@ -379,8 +380,10 @@ impl Hub {
         let mut by_group: Vec<Vec<Answer>> = Vec::new();
         by_group.resize_with(groups.len(), Vec::new);
         let mut loose = Vec::new();
+        let mut wakers = Vec::new();
         {
             let mut rooms = self.lock();
+            let mut deserted = Vec::new();
             let mark = rooms.batch;
             for a in answers.drain(..) {
                 let group = match group_of.get(a.after.wrapping_sub(1)) {
@@ -415,10 +418,13 @@ impl Hub {
                             .filter(|(i, _)| group_of[*i] & !UNFRAMED == g)
                             .map(|(_, a)| Publication { record: a.record.clone(), prev: a.prev })
                             .collect();
-                        return s.push(&late);
+                        return s.push(&late, &mut wakers);
                     }
-                    s.push(&group.publications)
+                    s.push(&group.publications, &mut wakers)
                 });
+                if !room.has_audience() {
+                    deserted.push(slot);
+                }
                 if room.routes.is_empty() {
                     loose.extend(own.into_iter().map(|a| a.reply));
                 } else {
@@ -432,10 +438,15 @@ impl Hub {
                     rooms.recent_order.extend(std::iter::repeat_n(slot, group.ends.len()));
                 }
             }
+            // Its last subscription was given up just now.
+            for slot in deserted {
+                self.lost_audience(&mut rooms, slot);
+            }
             rooms.bound_recent(self.recent_limit);
             rooms.evict(self.rooms_limit);
             self.metrics.recent_bytes.set(rooms.recent_bytes as u64);
         }
+        wakers.into_iter().for_each(Waker::wake);
         for reply in loose {
             if let Some(d) = deliveries.get_mut(reply.key.shard as usize) {
                 d.1.push(reply);

@@ -89,16 +89,25 @@ impl Recent {
         )
     }
 
-    /// The newest `n` publications up to `to`, oldest first, if all of them are here. `to` must be a position of the room.
-    pub fn newest(&self, n: usize, to: u64) -> Option<Vec<Frame>> {
+    /// The newest publications up to `to`, oldest first: `n`, or fewer if they have more than about `max_bytes`; if all of them
+    /// are here. `to` must be a position of the room.
+    pub fn newest(&self, n: usize, to: u64, max_bytes: usize) -> Option<Vec<Frame>> {
         let end = self.frames.partition_point(|f| f.offset <= to);
-        let whole = self.frames.get(end.checked_sub(1)?)?.offset == to;
-        let from = match end.checked_sub(n) {
-            Some(from) => from,
-            None if self.frames.front()?.prev == 0 => 0,
-            None => return None,
-        };
-        whole.then(|| self.frames.range(from..end).cloned().collect())
+        if self.frames.get(end.checked_sub(1)?)?.offset != to {
+            return None;
+        }
+        let mut bytes = 0;
+        let fit = self.frames.range(..end).rev().take(n).take_while(|f| {
+            let room = bytes < max_bytes;
+            bytes += f.bytes.len();
+            room
+        });
+        let (fit, first) = (fit.count(), self.frames.front()?);
+        // Fewer, and not for their size: then these must be all that the room has.
+        if fit < n && fit == end && first.prev != 0 {
+            return None;
+        }
+        Some(self.frames.range(end - fit..end).cloned().collect())
     }
 }
 
@@ -123,10 +132,12 @@ mod tests {
         assert_eq!(offsets(r.after(5, 99, 1, 999)), Some(vec![9]));
         assert_eq!(offsets(r.after(3, 99, 10, 11)), Some(vec![5, 9]));
         assert_eq!(offsets(r.after(12, 99, 10, 999)), None);
-        assert_eq!(offsets(r.newest(2, 12)), Some(vec![9, 12]));
-        assert_eq!(offsets(r.newest(2, 9)), Some(vec![5, 9]));
-        assert_eq!(offsets(r.newest(4, 12)), None);
-        assert_eq!(offsets(r.newest(1, 11)), None);
+        assert_eq!(offsets(r.newest(2, 12, 999)), Some(vec![9, 12]));
+        assert_eq!(offsets(r.newest(2, 9, 999)), Some(vec![5, 9]));
+        assert_eq!(offsets(r.newest(4, 12, 999)), None);
+        assert_eq!(offsets(r.newest(1, 11, 999)), None);
+        assert_eq!(offsets(r.newest(4, 12, 11)), Some(vec![9, 12]), "no more than asked for in bytes");
+        assert_eq!(offsets(r.newest(4, 12, 1)), Some(vec![12]), "but one in any case");
         assert_eq!(r.pop(), 10);
         r.push(frame(20, 19));
         assert_eq!((r.len(), r.bytes), (1, 10));

@@ -1,5 +1,6 @@
 //! The bounded queue between the hub and a host's subscription.
 
+use crate::clock::LONGEST;
 use crate::message::Publication;
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -45,8 +46,9 @@ impl Subscriber {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds what the tail accepted. At the bound the queue is given up, for a gap must not be hidden; false if it has ended.
-    pub fn push(&self, publications: &[Publication]) -> bool {
+    /// Adds what the tail accepted. At the bound the queue is given up, for a gap must not be hidden; false if it has ended. Who
+    /// waits for it is to be woken by the caller, once it holds no lock: the host's code may run in that.
+    pub fn push(&self, publications: &[Publication], wakers: &mut Vec<Waker>) -> bool {
         let mut q = self.lock();
         if q.ended.is_some() {
             return false;
@@ -61,12 +63,8 @@ impl Subscriber {
             q.ended = Some(Ended::Slow);
         }
         self.ready.notify_one();
-        let (alive, waker) = (q.ended.is_none(), q.waker.take());
-        drop(q);
-        if let Some(w) = waker {
-            w.wake();
-        }
-        alive
+        wakers.extend(q.waker.take());
+        q.ended.is_none()
     }
 
     /// Ends it. What is queued is still read before the end is seen.
@@ -83,7 +81,7 @@ impl Subscriber {
 
     /// Up to `max` publications; waits for the first at most `timeout`. Empty after a timeout.
     pub fn take(&self, max: usize, timeout: Duration) -> Result<Vec<Publication>, Ended> {
-        let until = Instant::now() + timeout;
+        let until = Instant::now() + timeout.min(LONGEST);
         let mut q = self.lock();
         loop {
             if let Some(ready) = Self::pop(&mut q, max) {

@@ -175,3 +175,51 @@ fn an_offset_read_before_an_eviction_is_not_used() {
     rig.publish(&["lobby".into()]);
     assert_eq!(rig.hub.lock().adopt(&name, last, evictions), None);
 }
+
+/// A host whose waker does at once what its task would do.
+struct Inline(Mutex<Option<(Arc<Hub>, Arc<Subscriber>)>>);
+
+impl std::task::Wake for Inline {
+    fn wake(self: Arc<Self>) {
+        if let Some((hub, subscriber)) = self.0.lock().unwrap().take() {
+            hub.unsubscribe("a", &subscriber);
+        }
+    }
+}
+
+#[test]
+fn a_host_may_call_back_when_it_is_woken() {
+    let mut rig = rig(1, 100);
+    let hub = Arc::new(std::mem::replace(&mut rig.hub, self::rig(1, 1).hub));
+    let subscriber = Arc::new(Subscriber::new(10, 1000));
+    hub.subscribe(&"a".into(), subscriber.clone()).unwrap();
+    let waker = Waker::from(Arc::new(Inline(Mutex::new(Some((hub.clone(), subscriber.clone()))))));
+    assert!(subscriber.poll(1, &waker).is_pending());
+    let mut body = Vec::new();
+    Record::encode(&mut body, Kind::Json, "a", "ann", "", b"1");
+    let mut batch = [Accepted::new(Record::trusted(1, 1, body.into()), "a".into())];
+    hub.place(&mut batch).unwrap();
+    let (tx, done) = std::sync::mpsc::channel();
+    let publisher = hub.clone();
+    std::thread::spawn(move || {
+        publisher.publish(&batch, Vec::new());
+        tx.send(()).unwrap();
+    });
+    done.recv_timeout(std::time::Duration::from_secs(20)).expect("no lock is held while the host is woken");
+    assert_eq!(hub.metrics.rooms.get(), 0);
+}
+
+#[test]
+fn a_subscription_that_was_given_up_does_not_keep_its_room() {
+    let rig = rig(1, 1);
+    for room in ["a", "b", "c"] {
+        let subscriber = Arc::new(Subscriber::new(1, 1000));
+        rig.hub.subscribe(&room.into(), subscriber.clone()).unwrap();
+        assert_eq!(rig.hub.metrics.rooms.get(), 1);
+        rig.publish(&[room.into(), room.into()]);
+        assert_eq!(rig.hub.metrics.rooms.get(), 0, "past its bound it listens no more");
+        rig.hub.unsubscribe(room, &subscriber);
+    }
+    assert_eq!(rig.hub.metrics.rooms.get(), 0);
+    assert_eq!(rig.hub.lock().index.len(), 1, "rooms without an audience are forgotten");
+}
