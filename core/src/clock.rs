@@ -11,6 +11,9 @@ pub trait Clock: Send + Sync + std::fmt::Debug {
     fn steady_ms(&self) -> u64;
 }
 
+/// The longest wait: as good as for ever, and nothing overflows.
+pub const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// The system's clocks.
 #[derive(Debug)]
 pub struct SystemClock(Instant);

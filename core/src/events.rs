@@ -1,5 +1,6 @@
 //! Events for the host: a bounded queue from the engine's threads to whoever reads it.
 
+use crate::clock::LONGEST;
 use crate::codes::{Code, Disconnect};
 use crate::metrics::Metrics;
 use std::collections::VecDeque;
@@ -158,7 +159,7 @@ pub enum NextEvent {
 impl EventStream {
     /// The next event; waits for it on this thread, at most `timeout`.
     pub fn next_within(&self, timeout: Duration) -> NextEvent {
-        let until = Instant::now() + timeout;
+        let until = Instant::now() + timeout.min(LONGEST);
         let mut q = self.0.lock();
         loop {
             match Events::pop(&mut q) {

@@ -15,6 +15,7 @@ pub use subscription::Subscription;
 
 use crate::broker::Health;
 use crate::broker::append::{Append, Promise, Waiter};
+use crate::clock::LONGEST;
 use crate::codes::{Code, Disconnect};
 use crate::command::{HistoryQuery, Start};
 use crate::config::Limits;
@@ -261,7 +262,7 @@ impl Inner {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (Some(running), Some(site)) = (running, self.site()) else { return Ok(Stopped::default()) };
         let shared = &site.shared;
-        let deadline_ms = shared.clock.steady_ms() + timeout.as_millis() as u64;
+        let deadline_ms = shared.clock.steady_ms() + timeout.min(LONGEST).as_millis() as u64;
         site.stopping.store(true, Ordering::Release);
         self.stopped.store(true, Ordering::Release);
         // First the log, so that the clients still get their acks.

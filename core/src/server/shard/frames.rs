@@ -73,8 +73,8 @@ impl Shard {
                     c.seen_ms = self.now_ms;
                     c.pinged_ms = 0;
                 }
-                // A full buffer means that there is more. A short one may have an end of stream behind it that comes with no
-                // event of its own, so it is read once more; that read is what finds the socket empty, in a later turn.
+                // A full buffer means that there may be more. A short one was all: what comes behind it, the end too, raises an
+                // event of its own.
                 if have == buf.len() {
                     self.again.push(i);
                 }
