@@ -61,7 +61,7 @@ limits! {
     append_queue: usize = 65_536, "publishes";
     /// Bytes of publishes waiting to be written, of the whole engine. Past it: `busy`.
     append_queue_bytes: usize = 64 << 20, "bytes";
-    /// Bytes of publications handed to one shard and not yet written to its sockets. Past it, publishes of the whole engine: `busy`.
+    /// Bytes of publications, signals and presence events handed to one shard and not yet taken up by it. Past it, publishes and signals of the whole engine: `busy`.
     shard_inbox_bytes: usize = 64 << 20, "bytes";
     /// How long a publish may wait for its outcome. Past it: `timeout` if it was not written, else `outcome_unknown`.
     publish_timeout_ms: u64 = 10_000, "ms";

@@ -51,6 +51,10 @@ fn refusing(health: Health) -> Option<Code> {
 }
 
 fn presence_events(shared: &Shared) {
+    // Then they gather on.
+    if shared.hub.is_congested() {
+        return;
+    }
     for event in shared.presence.gather() {
         let mut out = Vec::new();
         let changes = event.changes.as_ref().map(|(joined, left)| (joined.as_slice(), left.as_slice()));

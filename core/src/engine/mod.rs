@@ -15,6 +15,7 @@ pub use subscription::Subscription;
 
 use crate::broker::Health;
 use crate::broker::append::{Append, Promise, Waiter};
+use crate::broker::storage::congested;
 use crate::clock::LONGEST;
 use crate::codes::{Code, Disconnect};
 use crate::command::{HistoryQuery, Start};
@@ -161,6 +162,9 @@ impl Engine {
     }
 
     /// Delivers an event to a room's members without storing it. `json` is its data, `user` its sender (empty: anonymous).
+    ///
+    /// Errors: `invalid_name`, `invalid_data`, `too_deep`, `too_large`; `busy` while the connections' threads do not keep up;
+    /// `stopped`.
     pub fn signal(&self, room: &str, user: &str, name: &str, json: &str) -> Result<()> {
         let site = self.running()?;
         let limits = &site.shared.policy.limits;
@@ -175,6 +179,9 @@ impl Engine {
         let json = text::check_value(json, limits.json_depth)?;
         let mut out = Vec::new();
         frame::text(&mut out, |out| encode::signal(out, room, user, name, json));
+        if site.shared.hub.is_congested() {
+            return Err(congested());
+        }
         site.shared.hub.signal(room, None, &out.into());
         Ok(())
     }

@@ -58,7 +58,7 @@ pub struct Own {
 pub trait ShardPort: Send + Sync + Debug {
     /// Hands over batches and replies that belong to none of them; empties both.
     fn deliver(&self, batches: &mut Vec<RoomBatch>, replies: &mut Vec<Reply>);
-    /// Bytes of batches that were handed over and not taken yet.
+    /// Bytes of batches, signals and presence events that were handed over and not taken yet.
     fn waiting(&self) -> usize;
     /// Hands over a frame for the members of a room that asked for presence events.
     fn presence(&self, room: RoomKey, frame: Bytes);
@@ -171,7 +171,7 @@ impl Hub {
         self.ports.get().map_or(&[], Vec::as_slice)
     }
 
-    /// Whether a shard is so far behind that nothing more may be published.
+    /// Whether a shard is so far behind that nothing more may be published or signalled.
     pub fn is_congested(&self) -> bool {
         self.ports().iter().any(|p| p.waiting() > self.inbox_limit)
     }

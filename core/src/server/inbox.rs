@@ -93,12 +93,12 @@ pub(crate) struct Queue {
 }
 
 /// See the module. What is in it is bounded by what its senders may have under way: publishes by `append_queue` and
-/// `shard_inbox_bytes`, reads by `history_reads`, sockets by `handshakes`.
+/// `shard_inbox_bytes`, signals and presence events by that too, reads by `history_reads`, sockets by `handshakes`.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     queue: Mutex<Queue>,
     waker: Waker,
-    /// Bytes of the batches in the queue.
+    /// Bytes of the batches, signals and presence events in the queue, or a little more.
     waiting: AtomicUsize,
 }
 
@@ -128,6 +128,12 @@ impl Inbox {
 
     pub(crate) fn push(&self, item: Item) {
         self.add(|q| q.items.push(item));
+    }
+
+    /// The same for what counts as waiting.
+    fn push_frame(&self, bytes: usize, item: Item) {
+        self.waiting.fetch_add(bytes + size_of::<Item>(), Ordering::Relaxed);
+        self.push(item);
     }
 
     /// Takes everything, into the buffers given.
@@ -168,11 +174,11 @@ impl ShardPort for Inbox {
     }
 
     fn presence(&self, room: RoomKey, frame: Bytes) {
-        self.push(Item::Presence(room, frame));
+        self.push_frame(frame.len(), Item::Presence(room, frame));
     }
 
     fn signal(&self, room: RoomKey, except: Option<ConnectionKey>, frame: Bytes) {
-        self.push(Item::Signal { room, except, frame });
+        self.push_frame(frame.len(), Item::Signal { room, except, frame });
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{Shard, connection_name};
 use crate::broker::append::{Append, ConnectionKey, Outcome, Reply, Waiter};
+use crate::broker::storage::congested;
 use crate::codes::Code;
 use crate::config::Limits;
 use crate::error::Error;
@@ -138,6 +139,10 @@ impl Shard {
         let key = self.key(i);
         let Some(c) = self.conn(i) else { return };
         let user = c.session.user().clone();
+        if self.shared.hub.is_congested() {
+            let (room, error) = (Some(room.clone()), congested());
+            return self.fail(i, &Failure { error, reference, id: None, room, publish: false });
+        }
         let mut out = Vec::new();
         frame::text(&mut out, |out| encode::signal(out, room, &user, name, data));
         self.shared.hub.signal(room, Some(key), &out.into());

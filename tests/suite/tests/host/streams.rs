@@ -2,6 +2,8 @@
 
 use crate::{SOON, limits, memory};
 use klatch::{Ended, Engine, Message, Publication, Start, Subscription};
+use std::future::Future;
+use std::sync::Arc;
 
 const MESSAGES: u32 = 20_000;
 
@@ -125,4 +127,41 @@ fn a_slow_subscription_is_bounded_in_bytes() {
         engine.publish(Message::json("lobby", &data)).wait().unwrap();
     }
     assert_eq!(subscription.next_batch(9, SOON), Err(Ended::Slow));
+}
+
+/// Says that it was woken, and holds up whoever did.
+struct HoldsUp(std::sync::Mutex<(std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<()>)>);
+
+impl std::task::Wake for HoldsUp {
+    fn wake(self: Arc<Self>) {
+        let (woken, go_on) = &*self.0.lock().unwrap();
+        woken.send(()).unwrap();
+        let _ = go_on.recv();
+    }
+}
+
+/// Signals are not stored, but they too wait for the threads that deliver them: not without a bound.
+#[test]
+fn signals_that_cannot_be_delivered_are_refused() {
+    let mut settings = limits(serde_json::json!({"shard_inbox_bytes": 100_000}));
+    settings.shards = 1;
+    let engine = Engine::builder().settings(settings).log("memory").listen("127.0.0.1:0").start().unwrap();
+    let mut ann = crate::Client::connect(&engine, "user=ann&room=lobby");
+    ann.next_of("joined");
+    let mut subscription = engine.subscribe("lobby", Start::Live).unwrap();
+    let (go_on, held) = std::sync::mpsc::channel::<()>();
+    let (woken, is_woken) = std::sync::mpsc::channel();
+    let waker = std::task::Waker::from(Arc::new(HoldsUp((woken, held).into())));
+    let mut next = Box::pin(subscription.next(9));
+    assert!(next.as_mut().poll(&mut std::task::Context::from_waker(&waker)).is_pending());
+    // The memory broker delivers on the shard's thread, which is held up by that.
+    ann.send(serde_json::json!({"type": "publish", "id": "1", "data": 1}));
+    is_woken.recv_timeout(SOON).unwrap();
+    let refused = (0..2_000_000).find_map(|_| engine.signal("lobby", "", "n", "1").err());
+    assert_eq!(refused.expect("the inbox is bounded").code(), klatch::Code::Busy);
+    drop(go_on);
+    // In the same turn signals go before publications.
+    ann.next_of("signal");
+    assert_eq!(ann.next_of("publication")["id"], "1");
+    engine.signal("lobby", "", "n", "1").unwrap();
 }
