@@ -125,17 +125,17 @@ impl Promise {
         Promise { state: Mutex::default(), ready: Condvar::new() }
     }
 
-    /// Fills it; later answers are ignored.
-    pub fn fill(&self, answer: Result<Ack>) {
+    /// Fills it; later answers are ignored. Returns the waker of a task that awaits it: to be woken when no lock is held, for it may
+    /// call the engine there and then.
+    #[must_use]
+    pub fn fill(&self, answer: Result<Ack>) -> Option<Waker> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.answer.is_none() {
-            state.answer = Some(answer);
-            self.ready.notify_all();
-            if let Some(waker) = state.waker.take() {
-                drop(state);
-                waker.wake();
-            }
+        if state.answer.is_some() {
+            return None;
         }
+        state.answer = Some(answer);
+        self.ready.notify_all();
+        state.waker.take()
     }
 
     /// Waits for the answer on this thread. Bounded by the engine's `publish_timeout_ms`.

@@ -134,6 +134,7 @@ impl Shared {
             while !todo.is_empty() {
                 storage.step(&mut todo, self.clock.wall_ms(), self.clock.steady_ms());
             }
+            self.tail.wake();
             let now = self.clock.steady_ms();
             if now >= ticked + 1000 {
                 ticked = now;
@@ -201,6 +202,7 @@ impl Broker for EmbeddedBroker {
         };
         drop(q);
         self.shared.tail.refuse(appends.drain(..), &error);
+        self.shared.tail.wake();
     }
 
     fn read(&self, rows: &[OwnedRow]) -> Result<Vec<Publication>> {
@@ -214,6 +216,7 @@ impl Broker for EmbeddedBroker {
     fn sweep(&self) {
         self.shared.expire();
         self.shared.tail.sweep(self.shared.clock.steady_ms());
+        self.shared.tail.wake();
     }
 
     fn health(&self) -> Health {
@@ -242,6 +245,7 @@ impl Broker for EmbeddedBroker {
                     Code::Unknown,
                     "the engine stopped before the log answered; retry with the same message id",
                 )));
+                self.shared.tail.wake();
                 return Ok(count);
             }
             q = self

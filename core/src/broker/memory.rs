@@ -63,6 +63,8 @@ impl Broker for MemoryBroker {
                 self.tail.refuse(appends.drain(..), &Error::new(Code::Stopping, "the engine is stopping"))
             }
         }
+        drop(storage);
+        self.tail.wake();
     }
 
     fn read(&self, rows: &[OwnedRow]) -> Result<Vec<Publication>> {

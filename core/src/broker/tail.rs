@@ -3,7 +3,7 @@
 //! Records come in log order. Each is decided (accepted, duplicate, conflict), accepted ones become rows of the view and then
 //! go to the hub, and the publishes that wait for them are answered at that place in the room's order.
 
-use crate::broker::append::{Ack, Append, Outcome, Reply, Waiter};
+use crate::broker::append::{Ack, Append, Outcome, Promise, Reply, Waiter};
 use crate::broker::ids::{Decision, Ids};
 use crate::codes::Code;
 use crate::config::Settings;
@@ -14,6 +14,7 @@ use crate::metrics::Metrics;
 use crate::room::hub::{Accepted, Answer, Hub};
 use crate::view::{Checkpoint, IdEntry, Row, View, ViewError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 
 /// The tail of one partition. The embedded log has one.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub struct Tail {
     timeout_ms: u64,
     epoch_seed: u64,
     state: Mutex<State>,
+    /// Tasks of the host that are to be woken.
+    wakers: Mutex<Vec<Waker>>,
 }
 
 #[derive(Debug)]
@@ -77,6 +80,7 @@ impl Tail {
             metrics,
             timeout_ms: settings.limits.publish_timeout_ms,
             epoch_seed: u64::from_le_bytes([log[0], log[1], log[2], log[3], log[4], log[5], log[6], log[7]]),
+            wakers: Mutex::default(),
             state: Mutex::new(State { ids, keyed: KeyMap::default(), unkeyed: Vec::new(), since_ms: None }),
         }
     }
@@ -269,7 +273,7 @@ impl Tail {
         self.view.add(self.partition, &rows, &ids, checkpoint);
         self.hub.publish(&accepted, answers);
         for (promise, room, id, outcome) in promises {
-            promise.fill(self.host_answer(&room, &id, outcome));
+            self.fill(&promise, self.host_answer(&room, &id, outcome));
         }
         Ok(())
     }
@@ -322,11 +326,23 @@ impl Tail {
                 Waiter::Connection { key, reference } => {
                     replies.push(Reply { key, reference, room, id, outcome })
                 }
-                Waiter::Host(promise) => promise.fill(self.host_answer(&room, &id, outcome)),
+                Waiter::Host(promise) => self.fill(&promise, self.host_answer(&room, &id, outcome)),
                 Waiter::Nobody => {}
             }
         }
         replies
+    }
+
+    fn fill(&self, promise: &Promise, answer: Result<Ack, Error>) {
+        if let Some(waker) = promise.fill(answer) {
+            self.wakers.lock().unwrap_or_else(PoisonError::into_inner).push(waker);
+        }
+    }
+
+    /// Wakes the host's tasks that have been answered. To be called after everything else here, with no lock held.
+    pub fn wake(&self) {
+        let wakers = std::mem::take(&mut *self.wakers.lock().unwrap_or_else(PoisonError::into_inner));
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     fn count(&self, outcome: &Outcome) {

@@ -27,6 +27,8 @@ limits! {
     headers: usize = 100, "headers";
     /// Time for an HTTP request head to arrive, and for the first frame where room and user come by one. Past it the connection is closed.
     handshake_timeout_ms: u64 = 10_000, "ms";
+    /// Life of an HTTP connection that is not upgraded, whatever it does. Past it the connection is closed.
+    http_timeout_ms: u64 = 30_000, "ms";
     /// HTTP connections in their handshake at once. Past it new connections wait in the kernel's accept queue.
     handshakes: usize = 1024, "connections";
     /// Connections of this engine. Past it: 503 before the upgrade.

@@ -237,11 +237,17 @@ fn check(s: &Settings) -> Result<()> {
         ("heartbeat_ms", l.heartbeat_ms),
         ("heartbeat_timeout_ms", l.heartbeat_timeout_ms),
         ("handshake_timeout_ms", l.handshake_timeout_ms),
+        ("http_timeout_ms", l.http_timeout_ms),
         ("publish_timeout_ms", l.publish_timeout_ms),
         ("hook_timeout_ms", l.hook_timeout_ms),
     ] {
         if value == 0 {
             return bad(format!("limits.{name} must not be 0"));
+        }
+    }
+    for (name, value) in [("hook_queue", l.hook_queue), ("history_reads", l.history_reads)] {
+        if value > 1 << 20 {
+            return bad(format!("limits.{name}: at most 1048576"));
         }
     }
     for origin in &s.origins {

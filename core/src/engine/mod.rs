@@ -109,7 +109,8 @@ impl Engine {
             Ok(())
         });
         if let Err(e) = appended {
-            promise.fill(Err(e));
+            // Nobody can await it yet.
+            let _ = promise.fill(Err(e));
         }
         Publishing(promise)
     }
@@ -127,7 +128,8 @@ impl Engine {
             };
             match append {
                 Ok(append) => appends.push(append),
-                Err(e) => promise.fill(Err(e)),
+                // Nobody can await it yet.
+                Err(e) => drop(promise.fill(Err(e))),
             }
             answers.push(Publishing(promise));
         }

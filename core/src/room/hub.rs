@@ -576,9 +576,13 @@ impl Rooms {
     fn evict(&mut self, limit: usize) {
         while self.index.len() > limit {
             let Some(slot) = self.idle.pop_front() else { return };
-            // A room between the two halves of a batch has last != visible and stays.
-            let gone = self.slots[slot].as_ref().is_some_and(|r| !r.has_audience() && r.last == r.visible);
-            if gone && let Some(room) = self.slots[slot].take() {
+            let Some(room) = self.slots[slot].as_ref().filter(|r| !r.has_audience()) else { continue };
+            if room.last != room.visible {
+                // Between the two halves of a batch: it stays, and is looked at again after the batch.
+                self.idle.push_back(slot);
+                return;
+            }
+            if let Some(room) = self.slots[slot].take() {
                 self.index.remove(&room.name);
                 self.free.push(slot);
                 self.evictions += 1;

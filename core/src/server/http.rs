@@ -64,7 +64,10 @@ pub(crate) async fn serve(io: TcpStream, address: SocketAddr, site: &Arc<Site>) 
         .max_buf_size(limits.header_bytes.max(8192))
         .max_headers(limits.headers)
         .serve_connection(TokioIo::new(io), service);
-    if std::future::poll_fn(|cx| conn.poll_without_shutdown(cx)).await.is_err() {
+    // A place among the handshakes is not kept for ever, also not by a client that reads no answers.
+    let life = Duration::from_millis(limits.http_timeout_ms);
+    let served = std::future::poll_fn(|cx| conn.poll_without_shutdown(cx));
+    if !matches!(tokio::time::timeout(life, served).await, Ok(Ok(()))) {
         site.shared.metrics.handshakes_refused.inc();
         return;
     }
@@ -75,8 +78,9 @@ pub(crate) async fn serve(io: TcpStream, address: SocketAddr, site: &Arc<Site>) 
     let parts = conn.into_parts();
     // Out of tokio's reactor, still non-blocking.
     let Ok(io) = parts.io.into_inner().into_std() else { return };
-    let i = site.next.fetch_add(1, Ordering::Relaxed) % site.shards.len().max(1);
-    if let Some(shard) = site.shards.get(i) {
+    let i = site.next.fetch_add(1, Ordering::Relaxed);
+    let alive: Vec<_> = site.shards.iter().filter(|s| !s.is_gone()).collect();
+    if let Some(shard) = alive.get(i % alive.len().max(1)) {
         shard.push(Item::Upgraded(Upgraded { io, read: parts.read_buf, address, connect, permit }));
     }
 }
@@ -102,6 +106,9 @@ async fn answer(
         },
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" => match shared.broker.health() {
+            _ if !site.stopping.load(Ordering::Relaxed) && site.shards.iter().any(|s| s.is_gone()) => {
+                text(StatusCode::SERVICE_UNAVAILABLE, "internal\n")
+            }
             Health::Up if !site.stopping.load(Ordering::Relaxed) => text(StatusCode::OK, "ready\n"),
             Health::Up => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
             other => text(StatusCode::SERVICE_UNAVAILABLE, &format!("{}\n", other.name())),

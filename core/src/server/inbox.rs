@@ -11,7 +11,7 @@ use crate::server::admission::Permit;
 use bytes::Bytes;
 use mio::Waker;
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// An upgraded socket with what the handshake told.
@@ -100,6 +100,8 @@ pub(crate) struct Inbox {
     waker: Waker,
     /// Bytes of the batches, signals and presence events in the queue, or a little more.
     waiting: AtomicUsize,
+    /// The shard has ended.
+    gone: AtomicBool,
 }
 
 impl Inbox {
@@ -108,6 +110,7 @@ impl Inbox {
             queue: Mutex::new(Queue { awake: true, ..Queue::default() }),
             waker,
             waiting: AtomicUsize::new(0),
+            gone: AtomicBool::new(false),
         }
     }
 
@@ -117,6 +120,9 @@ impl Inbox {
 
     fn add(&self, f: impl FnOnce(&mut Queue)) {
         let mut q = self.lock();
+        if self.is_gone() {
+            return;
+        }
         f(&mut q);
         let wake = !std::mem::replace(&mut q.awake, true);
         drop(q);
@@ -132,8 +138,25 @@ impl Inbox {
 
     /// The same for what counts as waiting.
     fn push_frame(&self, bytes: usize, item: Item) {
-        self.waiting.fetch_add(bytes + size_of::<Item>(), Ordering::Relaxed);
+        if !self.is_gone() {
+            self.waiting.fetch_add(bytes + size_of::<Item>(), Ordering::Relaxed);
+        }
         self.push(item);
+    }
+
+    /// The shard has ended; nothing that is still handed over is kept.
+    pub(crate) fn close(&self) {
+        let mut left = Queue::default();
+        {
+            let _q = self.lock();
+            self.gone.store(true, Ordering::Release);
+        }
+        self.take(&mut left);
+    }
+
+    /// Whether the shard has ended.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
     }
 
     /// Takes everything, into the buffers given.

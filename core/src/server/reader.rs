@@ -1,8 +1,11 @@
 //! Threads that read history for shards, so that no shard waits for a disk.
 
 use crate::broker::history::History;
+use crate::codes::Code;
 use crate::command::{HistoryQuery, Start};
+use crate::error::Error;
 use crate::server::inbox::{Inbox, Item, Read, ReadFor};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -70,11 +73,21 @@ fn run(history: &History, queue: &Mutex<Receiver<Job>>) {
     loop {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Job { what, room, to, inbox }) = job else { return };
-        let read = match what {
+        let read = || match what {
             What::Start { start, cursor } => Read::Start(history.start(&room, &start, cursor)),
             What::Page { after, to } => Read::Page(history.page(&room, after, to)),
             What::Query(query) => Read::History(history.query(&room, &query)),
         };
+        // Whoever asked waits for an answer, also to a read that fails in a way of its own.
+        let read = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
+            tracing::error!("a read of the history panicked");
+            let failed = || Error::new(Code::Internal, "the history could not be read");
+            match what {
+                What::Start { .. } => Read::Start(Err(failed())),
+                What::Page { .. } => Read::Page(Err(failed())),
+                What::Query(_) => Read::History(Err(failed())),
+            }
+        });
         inbox.push(Item::Read(to, read));
     }
 }

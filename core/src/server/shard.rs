@@ -24,6 +24,7 @@ use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use std::collections::VecDeque;
 use std::io;
 use std::mem::take;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
@@ -122,8 +123,13 @@ impl Starting {
             reads_waiting: VecDeque::new(),
             reads_running: 0,
         };
+        let inbox = shard.inbox.clone();
         std::thread::Builder::new().name(format!("klatch-shard-{}", self.index)).spawn(move || {
-            shard.run(self.poll);
+            // A fault here must not stop the others: its connections are closed with it, /readyz tells, new ones go elsewhere.
+            if catch_unwind(AssertUnwindSafe(|| shard.run(self.poll))).is_err() {
+                tracing::error!(shard = self.index, "a shard panicked; its connections are closed");
+            }
+            inbox.close();
             // Nobody listens if the engine gave up waiting.
             let _ = ended.send(());
         })
@@ -328,7 +334,9 @@ impl Shard {
             }
             if !x.backlog.is_empty() {
                 if now >= x.progress_ms + limits.slow_ms {
+                    // Its socket takes nothing, so it cannot be told.
                     self.shared.metrics.disconnects_slow.inc();
+                    self.announce_end(i, Some(Disconnect::Slow));
                     self.dead.push(i);
                     return;
                 }
