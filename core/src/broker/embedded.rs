@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::log::{Disk, Files, Reader};
 use crate::message::{Epoch, Publication};
 use crate::metrics::Metrics;
+use crate::room::hub;
 use crate::view::OwnedRow;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -188,7 +189,7 @@ impl Broker for EmbeddedBroker {
         {
             Error::new(Code::Busy, "too many publishes wait for the log; slow down").after(250)
         } else if congested {
-            storage::congested()
+            hub::congested()
         } else {
             if q.appends.is_empty() {
                 q.since_ms = self.shared.clock.steady_ms();

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::log::{Memory, Reader};
 use crate::message::{Epoch, Publication};
 use crate::metrics::Metrics;
+use crate::room::hub;
 use crate::view::OwnedRow;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -52,7 +53,7 @@ impl Broker for MemoryBroker {
         let mut storage = self.storage.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *storage {
             Some(_) if self.tail.hub().is_congested() => {
-                self.tail.refuse(appends.drain(..), &storage::congested());
+                self.tail.refuse(appends.drain(..), &hub::congested());
             }
             Some(storage) => {
                 while !appends.is_empty() {

@@ -271,11 +271,6 @@ pub fn batch_of<'a>(appends: impl Iterator<Item = &'a Append>) -> (usize, usize)
 /// The view is flushed by the writer itself once this much waits; usually the view's own thread is quicker.
 pub const OVERLAY: usize = 16 << 20;
 
-/// A shard has more to write than `shard_inbox_bytes`.
-pub fn congested() -> Error {
-    Error::new(Code::Busy, "the connections' threads do not keep up; slow down").after(250)
-}
-
 /// Rows as publications, by reading their places.
 pub fn read(reader: &Reader, rows: &[OwnedRow]) -> Result<Vec<Publication>> {
     rows.iter()

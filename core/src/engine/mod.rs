@@ -15,7 +15,6 @@ pub use subscription::Subscription;
 
 use crate::broker::Health;
 use crate::broker::append::{Append, Promise, Waiter};
-use crate::broker::storage::congested;
 use crate::clock::LONGEST;
 use crate::codes::{Code, Disconnect};
 use crate::command::{HistoryQuery, Start};
@@ -27,6 +26,7 @@ use crate::message::Kind;
 use crate::metrics::Metrics;
 use crate::protocol::frame;
 use crate::protocol::native::{encode, text};
+use crate::room::hub::congested;
 use crate::server::http::Site;
 use crate::server::inbox::{Item, Target};
 use crate::view::View;

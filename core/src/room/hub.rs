@@ -5,7 +5,9 @@
 //! below the cursor is in the view, what is above comes by the route.
 
 use crate::broker::append::{ConnectionKey, Reply};
+use crate::codes::Code;
 use crate::config::Limits;
+use crate::error::Error;
 use crate::message::{Publication, Record};
 use crate::metrics::Metrics;
 use crate::protocol::frame;
@@ -615,6 +617,11 @@ impl Rooms {
             self.recent_order.drain(..surplus);
         }
     }
+}
+
+/// A shard has more to write than `shard_inbox_bytes`.
+pub fn congested() -> Error {
+    Error::new(Code::Busy, "the connections' threads do not keep up; slow down").after(250)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The limit on open files: each connection needs one.
 
+use klatch::config::Limits;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// More than this is never asked for where the system has no limit at all.
@@ -20,10 +21,15 @@ pub fn raise() -> u64 {
     }
 }
 
-/// Warns if there are fewer files than connections.
-pub fn warn_if_few(files: u64, connections: usize) {
-    if files < connections as u64 + OTHERS {
-        let room = files.saturating_sub(OTHERS);
+/// Says if there are fewer files than connections: a warning where the operator has set that many, or where there are very few.
+pub fn tell_if_few(files: u64, connections: usize) {
+    if files >= connections as u64 + OTHERS {
+        return;
+    }
+    let room = files.saturating_sub(OTHERS);
+    if connections == Limits::default().connections && room >= 4096 {
+        tracing::debug!("this process may open {files} files: enough for about {room} connections");
+    } else {
         tracing::warn!(
             "this process may open {files} files: enough for about {room} connections, not for limits.connections = \
              {connections}; raise the hard limit (ulimit -Hn, LimitNOFILE=) or lower that setting"

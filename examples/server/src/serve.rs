@@ -26,7 +26,7 @@ pub fn run(args: &Serve) -> Result<(), Failure> {
     }
     log_to_stderr(&config.log_level)?;
     config.warnings.iter().for_each(|text| tracing::warn!("{text}"));
-    files::warn_if_few(files::raise(), config.settings.limits.connections);
+    files::tell_if_few(files::raise(), config.settings.limits.connections);
     let engine = Engine::builder()
         .settings(config.settings.clone())
         .page(PAGE)

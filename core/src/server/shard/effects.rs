@@ -2,7 +2,6 @@
 
 use super::{Shard, connection_name};
 use crate::broker::append::{Append, ConnectionKey, Outcome, Reply, Waiter};
-use crate::broker::storage::congested;
 use crate::codes::Code;
 use crate::config::Limits;
 use crate::error::Error;
@@ -12,6 +11,7 @@ use crate::ids::check_name;
 use crate::message::Kind;
 use crate::protocol::frame;
 use crate::protocol::native::{encode, text};
+use crate::room::hub::congested;
 use crate::server::conn::{HookFor, PendingHook};
 use crate::server::hookpool::Call;
 use crate::server::inbox::HookReturn;
