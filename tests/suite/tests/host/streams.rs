@@ -90,6 +90,10 @@ fn a_slow_subscription_ends_and_resumes_since_its_position() {
     let (mut at, mut slow) = (0, 0);
     std::thread::scope(|threads| {
         threads.spawn(|| publish_all(&engine));
+        // Nothing is read until more than its queue holds has been published.
+        while engine.metrics().publishes_stored.get() <= 50 {
+            std::thread::yield_now();
+        }
         loop {
             match subscription.next_batch(7, SOON) {
                 Ok(batch) => {
