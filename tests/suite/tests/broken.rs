@@ -34,15 +34,19 @@ fn through(fault: Fault, one_in: u64, limit: Option<u64>) -> (u64, Verdict) {
 
 const SHORT: Option<u64> = Some(2000);
 
-/// That the verdict names `main` as often as the fault struck, and nothing beyond these. A client that waits in vain for its own
-/// publication comes back and resumes, and if nothing else came meanwhile it gets then what was kept from it: that one was mended
-/// and there is nothing to name. So each resume may excuse one. (Inferred from a run that named 24 of
-/// 25; which strike was mended is not checked here.)
+/// That the verdict names `main` as often as the fault struck, and nothing beyond these.
+///
+/// Known gap: one run of `skipped_at_the_seam` named 24 of 25, and why is open (perhaps a member that left before anything else came,
+/// so that nothing was missing from what it had to see). Until that is known a few strikes, as many as there were resumes, may
+/// go unnamed.
 fn named(struck: u64, verdict: &Verdict, main: &[Wrong], also: &[Wrong]) {
     assert!(struck > 0, "the fault never struck");
     let found: u64 = main.iter().map(|wrong| verdict.count(*wrong)).sum();
-    let mended = verdict.counts.resumes;
-    assert!(0 < found && found <= struck && struck <= found + mended, "{found} of {struck} named: {verdict}");
+    let unexplained = verdict.counts.resumes;
+    assert!(
+        0 < found && found <= struck && struck <= found + unexplained,
+        "{found} of {struck} named: {verdict}"
+    );
     for wrong in verdict.found.keys() {
         assert!(main.contains(wrong) || also.contains(wrong), "{wrong} was not done: {verdict}");
     }
