@@ -14,6 +14,13 @@ macro_rules! limits {
             fn default() -> Limits { Limits { $($name: $default,)+ } }
         }
 
+        impl Limits {
+            /// Name, value and unit of each.
+            pub(super) fn values(&self) -> Vec<(&'static str, u64, &'static str)> {
+                vec![$((stringify!($name), self.$name as u64, $unit),)+]
+            }
+        }
+
         /// Name, default, unit and text of each limit, for documents.
         pub const LIMITS: &[(&str, u64, &str, &str)] =
             &[$((stringify!($name), $default as u64, $unit, concat!($($doc,)+)),)+];

@@ -88,7 +88,7 @@ impl Builder {
     /// accepted starts: it can be read, publishes fail with `log_damaged`.
     pub fn start(self) -> Result<Engine> {
         let settings = self.settings;
-        check(&settings)?;
+        settings.check()?;
         // Addresses first: a port in use should not cost the opening of a large log.
         let listeners = settings.listen.iter().map(|a| listener::bind(a)).collect::<Result<Vec<_>>>()?;
         let addresses = listener::addresses(&listeners);
@@ -204,56 +204,4 @@ impl std::fmt::Debug for Builder {
 
 fn no_thread(e: std::io::Error) -> Error {
     Error::new(Code::Internal, format!("the system refused a thread or descriptor: {e}"))
-}
-
-fn check(s: &Settings) -> Result<()> {
-    let bad = |text: String| Err(Error::new(Code::InvalidConfig, text));
-    if s.log.is_empty() {
-        return bad("log must name a directory, or be memory".into());
-    }
-    if s.log.contains("://") {
-        return bad(format!("log: no broker serves {}; name a directory, or memory", s.log));
-    }
-    if !(64 << 10..=1 << 30).contains(&s.storage.segment_bytes) {
-        return bad("storage.segment_bytes must be between 64 KiB and 1 GiB".into());
-    }
-    if s.shards > 1024 {
-        return bad("shards: at most 1024".into());
-    }
-    let l = &s.limits;
-    if l.name_bytes == 0 || l.name_bytes > 255 {
-        return bad("limits.name_bytes must be between 1 and 255".into());
-    }
-    if l.message_bytes == 0 || l.message_bytes > 1 << 20 {
-        return bad("limits.message_bytes must be between 1 and 1 MiB".into());
-    }
-    for (name, value) in [
-        ("outbound_bytes", l.outbound_bytes as u64),
-        ("history_page", l.history_page as u64),
-        ("append_queue", l.append_queue as u64),
-        ("append_queue_bytes", l.append_queue_bytes as u64),
-        ("headers", l.headers as u64),
-        ("json_depth", l.json_depth as u64),
-        ("heartbeat_ms", l.heartbeat_ms),
-        ("heartbeat_timeout_ms", l.heartbeat_timeout_ms),
-        ("handshake_timeout_ms", l.handshake_timeout_ms),
-        ("http_timeout_ms", l.http_timeout_ms),
-        ("publish_timeout_ms", l.publish_timeout_ms),
-        ("hook_timeout_ms", l.hook_timeout_ms),
-    ] {
-        if value == 0 {
-            return bad(format!("limits.{name} must not be 0"));
-        }
-    }
-    for (name, value) in [("hook_queue", l.hook_queue), ("history_reads", l.history_reads)] {
-        if value > 1 << 20 {
-            return bad(format!("limits.{name}: at most 1048576"));
-        }
-    }
-    for origin in &s.origins {
-        if origin != "*" && !origin.contains("://") {
-            return bad(format!("origins: {origin} is none; write https://host, https://*.host, or *"));
-        }
-    }
-    Ok(())
 }

@@ -1,0 +1,129 @@
+//! Which settings can be used: every number has a range, so that no sum of two of them overflows and no queue is made of a size
+//! that cannot be had.
+
+use super::Settings;
+use crate::codes::Code;
+use crate::error::{Error, Result};
+
+/// Most milliseconds: ten years.
+const MAX_MS: u64 = 10 * 365 * 24 * 3600 * 1000;
+/// Most bytes: an exbibyte on disk, a tebibyte in memory.
+const MAX_DISK_BYTES: u64 = 1 << 60;
+const MAX_BYTES: u64 = 1 << 40;
+/// Most of anything that is counted.
+const MAX_COUNT: u64 = 1 << 31;
+
+/// Limits with a range of their own: name, least, most.
+const RANGES: &[(&str, u64, u64)] = &[
+    ("name_bytes", 1, 255),
+    ("message_bytes", 1, 1 << 20),
+    ("header_bytes", 1, 1 << 30),
+    ("headers", 1, 1 << 20),
+    ("json_depth", 1, 1 << 20),
+    ("outbound_bytes", 1, MAX_BYTES),
+    ("append_queue", 1, MAX_COUNT),
+    ("append_queue_bytes", 1, MAX_BYTES),
+    ("history_page", 1, MAX_COUNT),
+    // These queues take their memory when they are made.
+    ("hook_queue", 0, 1 << 20),
+    ("history_reads", 0, 1 << 20),
+    ("handshake_timeout_ms", 1, MAX_MS),
+    ("http_timeout_ms", 1, MAX_MS),
+    ("heartbeat_ms", 1, MAX_MS),
+    ("heartbeat_timeout_ms", 1, MAX_MS),
+    ("publish_timeout_ms", 1, MAX_MS),
+    ("hook_timeout_ms", 1, MAX_MS),
+];
+
+impl Settings {
+    /// Whether an engine can be started with these; the error, `invalid_config`, names the key and what it may be.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.log.is_empty() {
+            return bad("log must name a directory, or be memory".into());
+        }
+        if self.log.contains("://") {
+            return bad(format!("log: no broker serves {}; name a directory, or memory", self.log));
+        }
+        for (key, value, least, most) in [
+            ("shards", self.shards as u64, 0, 1024),
+            ("dedupe_window_ms", self.dedupe_window_ms, 0, MAX_MS),
+            ("storage.segment_bytes", self.storage.segment_bytes, 64 << 10, 1 << 30),
+            ("storage.retain_bytes", self.storage.retain_bytes, 0, MAX_DISK_BYTES),
+            ("storage.retain_age_ms", self.storage.retain_age_ms, 0, MAX_MS),
+            ("view.history_per_room", self.view.history_per_room, 0, u64::MAX),
+            ("view.cache_bytes", self.view.cache_bytes, 0, MAX_BYTES),
+        ] {
+            within(key, value, least, most)?;
+        }
+        for (name, value, unit) in self.limits.values() {
+            let own = RANGES.iter().find(|(range, ..)| *range == name).map(|&(_, least, most)| (least, most));
+            let (least, most) = own.unwrap_or(match unit {
+                "ms" => (0, MAX_MS),
+                "bytes" => (0, MAX_BYTES),
+                _ => (0, MAX_COUNT),
+            });
+            within(&format!("limits.{name}"), value, least, most)?;
+        }
+        for origin in &self.origins {
+            if origin != "*" && !origin.contains("://") {
+                return bad(format!("origins: {origin} is none; write https://host, https://*.host, or *"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn within(key: &str, value: u64, least: u64, most: u64) -> Result<()> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    bad(format!("{key} must be between {least} and {most}, not {value}"))
+}
+
+fn bad(text: String) -> Result<()> {
+    Err(Error::new(Code::InvalidConfig, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::LIMITS;
+
+    #[test]
+    fn the_defaults_can_be_used() {
+        Settings::default().check().unwrap();
+    }
+
+    /// A huge value overflowed sums of times, or panicked where a queue of that size was made.
+    #[test]
+    fn no_limit_can_be_without_bound() {
+        for (name, ..) in LIMITS {
+            for value in [i64::MAX as u64, u64::from(u32::MAX)] {
+                let file = format!("[limits]\n{name} = {value}\n");
+                let Ok(settings) = toml::from_str::<Settings>(&file) else { continue };
+                if let Err(e) = settings.check() {
+                    assert_eq!(e.code(), Code::InvalidConfig);
+                    assert!(e.message().contains(&format!("limits.{name}")), "{e}");
+                } else {
+                    assert!(value <= MAX_BYTES, "{name} takes {value}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn each_range_is_one_of_a_limit_and_holds_at_both_ends() {
+        for &(name, least, most) in RANGES {
+            assert!(LIMITS.iter().any(|l| l.0 == name), "{name}");
+            for (value, fits) in
+                [(least, true), (most, true), (most + 1, false), (least.wrapping_sub(1), false)]
+            {
+                let Ok(settings) = toml::from_str::<Settings>(&format!("[limits]\n{name} = {value}\n"))
+                else {
+                    continue;
+                };
+                assert_eq!(settings.check().is_ok(), fits, "{name} = {value}");
+            }
+        }
+    }
+}
