@@ -43,6 +43,16 @@ struct Shared {
     timeout_ms: u64,
 }
 
+/// What the writer thread owns.
+#[derive(Debug)]
+struct Writer {
+    shared: Arc<Shared>,
+    storage: Storage,
+    todo: Vec<Append>,
+    /// When the log last kept house (steady clock).
+    ticked_ms: u64,
+}
+
 #[derive(Debug, Default)]
 struct Queue {
     appends: VecDeque<Append>,
@@ -74,6 +84,23 @@ impl EmbeddedBroker {
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
     ) -> Result<EmbeddedBroker> {
+        let (broker, writer) = Self::prepare(files, view_dir, settings, clock, metrics)?;
+        let thread = std::thread::Builder::new()
+            .name("klatch-log".into())
+            .spawn(move || writer.run())
+            .map_err(|e| Error::new(Code::Internal, format!("cannot start the log's thread: {e}")))?;
+        *broker.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        Ok(broker)
+    }
+
+    /// The broker, and its writer that has yet to run.
+    fn prepare(
+        files: Arc<dyn Files>,
+        view_dir: Option<PathBuf>,
+        settings: &Settings,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+    ) -> Result<(EmbeddedBroker, Writer)> {
         let opened = storage::open(files, view_dir, settings, metrics.clone(), clock.wall_ms())?;
         let Limits { append_queue, append_queue_bytes, publish_timeout_ms, .. } = settings.limits;
         let shared = Arc::new(Shared {
@@ -88,12 +115,9 @@ impl EmbeddedBroker {
             max_bytes: append_queue_bytes,
             timeout_ms: publish_timeout_ms,
         });
-        let (for_writer, storage) = (shared.clone(), opened.storage);
-        let writer = std::thread::Builder::new()
-            .name("klatch-log".into())
-            .spawn(move || for_writer.run(storage))
-            .map_err(|e| Error::new(Code::Internal, format!("cannot start the log's thread: {e}")))?;
-        Ok(EmbeddedBroker { shared, reader: opened.reader, writer: Mutex::new(Some(writer)) })
+        let ticked_ms = shared.clock.steady_ms();
+        let writer = Writer { shared: shared.clone(), storage: opened.storage, todo: Vec::new(), ticked_ms };
+        Ok((EmbeddedBroker { shared, reader: opened.reader, writer: Mutex::default() }, writer))
     }
 
     /// Its tail.
@@ -105,49 +129,6 @@ impl EmbeddedBroker {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn run(&self, mut storage: Storage) -> Result<()> {
-        let mut todo: Vec<Append> = Vec::new();
-        let mut ticked = self.clock.steady_ms();
-        loop {
-            {
-                let mut q = self.lock();
-                if q.appends.is_empty() && !q.stopping {
-                    q.asleep = true;
-                    q = self
-                        .ready
-                        .wait_timeout(q, Duration::from_secs(1))
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0;
-                    q.asleep = false;
-                }
-                if q.appends.is_empty() && q.stopping {
-                    break;
-                }
-                // One batch and no more: what stays in the queue can still be answered while this one is held up.
-                let (count, bytes) = storage::batch_of(q.appends.iter());
-                todo.extend(q.appends.drain(..count));
-                q.bytes -= bytes;
-                q.since_ms = self.clock.steady_ms();
-                self.metrics.append_queue.set(q.appends.len() as u64);
-            }
-            while !todo.is_empty() {
-                storage.step(&mut todo, self.clock.wall_ms(), self.clock.steady_ms());
-            }
-            self.tail.wake();
-            let now = self.clock.steady_ms();
-            if now >= ticked + 1000 {
-                ticked = now;
-                storage.tick(self.clock.wall_ms());
-            }
-            self.health.store(storage.health() as u8, Ordering::Relaxed);
-        }
-        let closed = storage.close();
-        self.health.store(Health::Stopped as u8, Ordering::Relaxed);
-        self.lock().stopped = true;
-        self.done.notify_all();
-        closed
     }
 
     /// Takes out and answers what has waited too long while the writer was held up.
@@ -163,6 +144,66 @@ impl Shared {
         };
         let error = Error::new(Code::Timeout, "the log was held up; the message was not written");
         self.tail.refuse(expired.into_iter(), &error);
+    }
+}
+
+impl Writer {
+    fn run(mut self) -> Result<()> {
+        while self.step() {
+            self.sleep();
+        }
+        self.close()
+    }
+
+    /// Waits until there is something to do, a second at most.
+    fn sleep(&self) {
+        let mut q = self.shared.lock();
+        if q.appends.is_empty() && !q.stopping {
+            q.asleep = true;
+            q = self
+                .shared
+                .ready
+                .wait_timeout(q, Duration::from_secs(1))
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+            q.asleep = false;
+        }
+    }
+
+    /// Writes what has gathered, and keeps house once a second. False: the broker is stopping and nothing is left.
+    fn step(&mut self) -> bool {
+        let shared = &*self.shared;
+        {
+            let mut q = shared.lock();
+            if q.appends.is_empty() && q.stopping {
+                return false;
+            }
+            // One batch and no more: what stays in the queue can still be answered while this one is held up.
+            let (count, bytes) = storage::batch_of(q.appends.iter());
+            self.todo.extend(q.appends.drain(..count));
+            q.bytes -= bytes;
+            q.since_ms = shared.clock.steady_ms();
+            shared.metrics.append_queue.set(q.appends.len() as u64);
+        }
+        while !self.todo.is_empty() {
+            self.storage.step(&mut self.todo, shared.clock.wall_ms(), shared.clock.steady_ms());
+        }
+        shared.tail.wake();
+        let now = shared.clock.steady_ms();
+        if now >= self.ticked_ms + 1000 {
+            self.ticked_ms = now;
+            self.storage.tick(shared.clock.wall_ms());
+        }
+        shared.health.store(self.storage.health() as u8, Ordering::Relaxed);
+        true
+    }
+
+    fn close(self) -> Result<()> {
+        let closed = self.storage.close();
+        self.shared.health.store(Health::Stopped as u8, Ordering::Relaxed);
+        self.shared.lock().stopped = true;
+        self.shared.done.notify_all();
+        closed
     }
 }
 

@@ -50,7 +50,8 @@ fn refusing(health: Health) -> Option<Code> {
     }
 }
 
-fn presence_events(shared: &Shared) {
+/// Hands over the presence events that have gathered.
+pub(crate) fn presence_events(shared: &Shared) {
     // Then they gather on.
     if shared.hub.is_congested() {
         return;
@@ -69,14 +70,19 @@ fn presence_events(shared: &Shared) {
 pub(super) fn keep_view(view: &View, shared: &Shared, window_ms: u64, stop: &Receiver<()>) {
     let mut failing = false;
     while stop.recv_timeout(FLUSH) == Err(RecvTimeoutError::Timeout) {
-        match view.flush() {
-            Ok(_) => failing = false,
-            Err(e) if !failing => {
-                failing = true;
-                tracing::error!(error = %e, "the view cannot be written; history waits in memory, and the log has everything");
-            }
-            Err(_) => {}
-        }
-        view.forget_ids(shared.clock.wall_ms(), window_ms);
+        flush_view(view, shared.clock.wall_ms(), window_ms, &mut failing);
     }
+}
+
+/// One flush. `failing`: whether the last one failed.
+pub(crate) fn flush_view(view: &View, now_ms: u64, window_ms: u64, failing: &mut bool) {
+    match view.flush() {
+        Ok(_) => *failing = false,
+        Err(e) if !*failing => {
+            *failing = true;
+            tracing::error!(error = %e, "the view cannot be written; history waits in memory, and the log has everything");
+        }
+        Err(_) => {}
+    }
+    view.forget_ids(now_ms, window_ms);
 }

@@ -1,23 +1,18 @@
 //! One established connection: its socket, its session, and what only an unusual moment needs.
 
 use crate::server::admission::Permit;
+use crate::server::net::Socket;
 use crate::session::Session;
 use bytes::Bytes;
-use mio::net::TcpStream;
-use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 use std::collections::VecDeque;
-use std::io::IoSlice;
+use std::io::{ErrorKind, IoSlice};
 use std::net::SocketAddr;
 use tokio_tungstenite::tungstenite::protocol::WebSocketContext;
 
-/// std's vectored write can raise SIGPIPE, which would end a C host.
-const FLAGS: SendFlags = SendFlags::NOSIGNAL;
-
 /// See the module. Idle, it has no buffer.
 #[derive(Debug)]
-pub(crate) struct Conn {
-    pub(crate) io: TcpStream,
+pub(crate) struct Conn<S> {
+    pub(crate) io: S,
     pub(crate) session: Session,
     pub(crate) generation: u32,
     pub(crate) id: u64,
@@ -107,7 +102,7 @@ pub(crate) enum Sent {
     Dead,
 }
 
-impl Conn {
+impl<S: Socket> Conn<S> {
     pub(crate) fn extra(&mut self) -> &mut Extra {
         self.extra.get_or_insert_default()
     }
@@ -135,10 +130,10 @@ impl Conn {
         let mut n = 0;
         let waiting = self.has_backlog();
         if !waiting {
-            match send(&self.io, bytes, FLAGS) {
+            match self.io.send(bytes) {
                 Ok(k) if k == bytes.len() => return Sent::Fine,
                 Ok(k) => n = k,
-                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
                 Err(_) => return Sent::Dead,
             }
         }
@@ -164,9 +159,9 @@ impl Conn {
         let Conn { io, extra: Some(x), .. } = self else { return Ok(()) };
         while !x.backlog.is_empty() {
             let parts: Vec<_> = x.backlog.iter().take(64).map(|b| IoSlice::new(b)).collect();
-            let mut n = match sendmsg(&*io, &parts, &mut SendAncillaryBuffer::default(), FLAGS) {
+            let mut n = match io.send_parts(&parts) {
                 Ok(n) => n,
-                Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return Ok(()),
                 Err(_) => return Err(()),
             };
             x.progress_ms = now_ms;

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::ids::check_name;
 use crate::protocol::native::{self, decode, encode};
 use crate::server::admission::{Admission, Permit, Refusal};
-use crate::server::inbox::{Inbox, Item, Upgraded};
+use crate::server::inbox::{Arrival, Inbox, Item, Upgraded};
 use crate::server::shared::Shared;
 use bytes::Bytes;
 use http_body_util::Full;
@@ -81,7 +81,8 @@ pub(crate) async fn serve(io: TcpStream, address: SocketAddr, site: &Arc<Site>) 
     let i = site.next.fetch_add(1, Ordering::Relaxed);
     let alive: Vec<_> = site.shards.iter().filter(|s| !s.is_gone()).collect();
     if let Some(shard) = alive.get(i % alive.len().max(1)) {
-        shard.push(Item::Upgraded(Upgraded { io, read: parts.read_buf, address, connect, permit }));
+        let arrival = Arrival { read: parts.read_buf, address, connect, permit };
+        shard.push(Item::Upgraded(Upgraded { io, arrival }));
     }
 }
 

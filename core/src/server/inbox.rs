@@ -8,16 +8,22 @@ use crate::error::Result;
 use crate::hooks::{AnswerSink, Decision};
 use crate::room::hub::{RoomBatch, RoomKey, ShardPort};
 use crate::server::admission::Permit;
+use crate::server::net::Wake;
 use bytes::Bytes;
-use mio::Waker;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// An upgraded socket with what the handshake told.
+/// An upgraded socket.
 #[derive(Debug)]
 pub(crate) struct Upgraded {
     pub(crate) io: TcpStream,
+    pub(crate) arrival: Arrival,
+}
+
+/// What the handshake told of a connection.
+#[derive(Debug)]
+pub(crate) struct Arrival {
     /// What hyper had read past the request.
     pub(crate) read: Bytes,
     pub(crate) address: SocketAddr,
@@ -97,7 +103,7 @@ pub(crate) struct Queue {
 #[derive(Debug)]
 pub(crate) struct Inbox {
     queue: Mutex<Queue>,
-    waker: Waker,
+    waker: Box<dyn Wake>,
     /// Bytes of the batches, signals and presence events in the queue, or a little more.
     waiting: AtomicUsize,
     /// The shard has ended.
@@ -105,7 +111,7 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
-    pub(crate) fn new(waker: Waker) -> Inbox {
+    pub(crate) fn new(waker: Box<dyn Wake>) -> Inbox {
         Inbox {
             queue: Mutex::new(Queue { awake: true, ..Queue::default() }),
             waker,
@@ -127,8 +133,7 @@ impl Inbox {
         let wake = !std::mem::replace(&mut q.awake, true);
         drop(q);
         if wake {
-            // An eventfd in the shard's own poll set: it fails only when the shard has gone.
-            let _ = self.waker.wake();
+            self.waker.wake();
         }
     }
 

@@ -6,6 +6,7 @@ pub(crate) mod hookpool;
 pub(crate) mod http;
 pub(crate) mod inbox;
 pub(crate) mod listener;
+pub(crate) mod net;
 pub(crate) mod reader;
 pub(crate) mod rooms;
 pub(crate) mod shard;

@@ -27,6 +27,17 @@ pub(crate) struct Job {
     pub(crate) inbox: Arc<Inbox>,
 }
 
+impl Job {
+    /// Reads.
+    pub(crate) fn perform(&self, history: &History) -> Read {
+        match self.what {
+            What::Start { start, cursor } => Read::Start(history.start(&self.room, &start, cursor)),
+            What::Page { after, to } => Read::Page(history.page(&self.room, after, to)),
+            What::Query(query) => Read::History(history.query(&self.room, &query)),
+        }
+    }
+}
+
 /// The threads' queue, bounded by all shards' `history_reads` together.
 #[derive(Debug)]
 pub(crate) struct Readers {
@@ -36,11 +47,16 @@ pub(crate) struct Readers {
 }
 
 impl Readers {
+    /// A queue without threads, and its other end.
+    pub(crate) fn queue(len: usize) -> (Readers, Receiver<Job>) {
+        let (tx, rx) = sync_channel(len.max(1));
+        (Readers { queue: Some(tx), threads: Vec::new() }, rx)
+    }
+
     /// Starts the threads; they end when this is dropped, which waits for them: they hold the log.
     pub(crate) fn start(history: &Arc<History>, queue: usize) -> std::io::Result<Readers> {
-        let (tx, rx) = sync_channel::<Job>(queue.max(1));
+        let (mut readers, rx) = Readers::queue(queue);
         let rx = Arc::new(Mutex::new(rx));
-        let mut readers = Readers { queue: Some(tx), threads: Vec::new() };
         for i in 0..2 {
             let (history, rx) = (history.clone(), rx.clone());
             let thread = std::thread::Builder::new().name(format!("klatch-read-{i}"));
@@ -72,14 +88,10 @@ impl Drop for Readers {
 fn run(history: &History, queue: &Mutex<Receiver<Job>>) {
     loop {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Job { what, room, to, inbox }) = job else { return };
-        let read = || match what {
-            What::Start { start, cursor } => Read::Start(history.start(&room, &start, cursor)),
-            What::Page { after, to } => Read::Page(history.page(&room, after, to)),
-            What::Query(query) => Read::History(history.query(&room, &query)),
-        };
+        let Ok(job) = job else { return };
+        let what = job.what;
         // Whoever asked waits for an answer, also to a read that fails in a way of its own.
-        let read = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
+        let read = catch_unwind(AssertUnwindSafe(|| job.perform(history))).unwrap_or_else(|_| {
             tracing::error!("a read of the history panicked");
             let failed = || Error::new(Code::Internal, "the history could not be read");
             match what {
@@ -88,6 +100,6 @@ fn run(history: &History, queue: &Mutex<Receiver<Job>>) {
                 What::Query(_) => Read::History(Err(failed())),
             }
         });
-        inbox.push(Item::Read(to, read));
+        job.inbox.push(Item::Read(job.to, read));
     }
 }

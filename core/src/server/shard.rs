@@ -15,12 +15,13 @@ use crate::ids::HashKey;
 use crate::protocol::frame;
 use crate::protocol::native::encode;
 use crate::server::conn::{Closing, Conn, Sent};
-use crate::server::inbox::{Inbox, Item, Queue, Target, Upgraded};
+use crate::server::inbox::{Arrival, Inbox, Item, Queue, Target, Upgraded};
+use crate::server::net::{Net, Ready, Socket};
 use crate::server::rooms::Rooms;
 use crate::server::shared::Shared;
 use crate::server::timer::Wheel;
 use crate::session::{Effect, Session};
-use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use mio::{Events, Poll, Registry, Token, Waker};
 use std::collections::VecDeque;
 use std::io;
 use std::mem::take;
@@ -38,12 +39,12 @@ const STOPPING: &str = "the server is stopping; connect again";
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Shard {
+pub(crate) struct Shard<N: Net> {
     index: u32,
     shared: Arc<Shared>,
     inbox: Arc<Inbox>,
-    registry: Registry,
-    conns: Vec<Option<Conn>>,
+    net: N,
+    conns: Vec<Option<Conn<N::Socket>>>,
     generations: Vec<u32>,
     free: Vec<u32>,
     rooms: Rooms,
@@ -71,6 +72,10 @@ pub(crate) struct Shard {
     /// Reads that wait for others of this shard to end.
     reads_waiting: VecDeque<crate::server::reader::Job>,
     reads_running: usize,
+    /// Buffers of a turn.
+    queue: Queue,
+    dirty: Vec<u32>,
+    due: Vec<(u32, u32)>,
 }
 
 /// A shard's thread, its inbox, and how it is started.
@@ -84,7 +89,7 @@ impl Starting {
     /// Makes the poll set and the inbox.
     pub(crate) fn new(index: u32) -> io::Result<Starting> {
         let poll = Poll::new()?;
-        let inbox = Arc::new(Inbox::new(Waker::new(poll.registry(), WAKE)?));
+        let inbox = Arc::new(Inbox::new(Box::new(Waker::new(poll.registry(), WAKE)?)));
         Ok(Starting { inbox, index, poll })
     }
 
@@ -96,12 +101,48 @@ impl Starting {
         ended: Sender<()>,
     ) -> io::Result<std::thread::JoinHandle<()>> {
         let registry = self.poll.registry().try_clone()?;
+        let shard = Shard::new(self.index, shared, self.inbox, registry);
+        let inbox = shard.inbox.clone();
+        std::thread::Builder::new().name(format!("klatch-shard-{}", self.index)).spawn(move || {
+            // A fault here must not stop the others: its connections are closed with it, /readyz tells, new ones go elsewhere.
+            if catch_unwind(AssertUnwindSafe(|| shard.run(self.poll))).is_err() {
+                tracing::error!(shard = self.index, "a shard panicked; its connections are closed");
+            }
+            inbox.close();
+            // Nobody listens if the engine gave up waiting.
+            let _ = ended.send(());
+        })
+    }
+}
+
+impl Shard<Registry> {
+    fn run(mut self, mut poll: Poll) {
+        let mut events = Events::with_capacity(EVENTS);
+        loop {
+            match poll.poll(&mut events, self.wait()) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => {
+                    tracing::error!(error = %e, shard = self.index, "the poll set failed; this shard ends");
+                    return;
+                }
+                Ok(()) => {}
+            }
+            if !self.turn(events.iter().filter(|e| e.token() != WAKE).map(Ready::from)) {
+                return;
+            }
+        }
+    }
+}
+
+impl<N: Net> Shard<N> {
+    /// A shard without connections.
+    pub(crate) fn new(index: u32, shared: Arc<Shared>, inbox: Arc<Inbox>, net: N) -> Shard<N> {
         let now_ms = shared.clock.steady_ms();
-        let shard = Shard {
-            index: self.index,
+        Shard {
+            index,
             shared,
-            inbox: self.inbox,
-            registry,
+            inbox,
+            net,
             conns: Vec::new(),
             generations: Vec::new(),
             free: Vec::new(),
@@ -122,96 +163,75 @@ impl Starting {
             buf: vec![0; frames::READ],
             reads_waiting: VecDeque::new(),
             reads_running: 0,
-        };
-        let inbox = shard.inbox.clone();
-        std::thread::Builder::new().name(format!("klatch-shard-{}", self.index)).spawn(move || {
-            // A fault here must not stop the others: its connections are closed with it, /readyz tells, new ones go elsewhere.
-            if catch_unwind(AssertUnwindSafe(|| shard.run(self.poll))).is_err() {
-                tracing::error!(shard = self.index, "a shard panicked; its connections are closed");
-            }
-            inbox.close();
-            // Nobody listens if the engine gave up waiting.
-            let _ = ended.send(());
-        })
-    }
-}
-
-impl Shard {
-    fn run(mut self, mut poll: Poll) {
-        let mut events = Events::with_capacity(EVENTS);
-        let mut queue = Queue::default();
-        let mut dirty = Vec::new();
-        let mut due = Vec::new();
-        loop {
-            // Publishes that a hook let pass while others were handed over wait for nothing else.
-            let busy = !self.again.is_empty() || !self.appends.is_empty();
-            let timeout = if busy || !self.inbox.may_sleep() {
-                Some(Duration::ZERO)
-            } else {
-                let now = self.shared.clock.steady_ms();
-                let stop = self.stop_by_ms.map(|by| by.saturating_sub(now));
-                let wheel = self.wheel.wait_ms(now);
-                stop.into_iter().chain(wheel).min().map(Duration::from_millis)
-            };
-            match poll.poll(&mut events, timeout) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => {
-                    tracing::error!(error = %e, shard = self.index, "the poll set failed; this shard ends");
-                    return;
-                }
-                Ok(()) => {}
-            }
-            self.inbox.awake();
-            self.now_ms = self.shared.clock.steady_ms();
-            self.take_inbox(&mut queue);
-            for i in take(&mut self.again) {
-                self.read(i);
-            }
-            for e in &events {
-                if e.token() == WAKE {
-                    continue;
-                }
-                let i = e.token().0 as u32;
-                if e.is_writable() {
-                    self.writable(i);
-                }
-                let ending = e.is_read_closed() || e.is_error();
-                if e.is_readable() || ending {
-                    self.read(i);
-                }
-                if ending {
-                    // The end may lie behind what was read, and comes with no event of its own.
-                    self.again.push(i);
-                }
-            }
-            if !self.appends.is_empty() {
-                self.flush_out();
-                self.shared.broker.append(&mut self.appends);
-                // A broker in memory has delivered already.
-                self.take_inbox(&mut queue);
-            }
-            self.flush_out();
-            self.rooms.take_dirty(&mut dirty);
-            for slot in dirty.drain(..) {
-                self.fan_out(slot);
-            }
-            self.wheel.due(self.now_ms, &mut due);
-            for (i, generation) in due.drain(..) {
-                self.timer(i, generation);
-            }
-            self.flush_out();
-            while let Some(i) = self.slow.pop() {
-                self.close_slow(i);
-            }
-            self.bury();
-            if self.stop_by_ms.is_some_and(|by| by <= self.now_ms || self.conns.iter().all(Option::is_none)) {
-                return;
-            }
+            queue: Queue::default(),
+            dirty: Vec::new(),
+            due: Vec::new(),
         }
     }
 
-    fn take_inbox(&mut self, queue: &mut Queue) {
-        self.inbox.take(queue);
+    /// How long it may sleep in its poll set before the next turn; none: until it is woken.
+    pub(crate) fn wait(&self) -> Option<Duration> {
+        // Publishes that a hook let pass while others were handed over wait for nothing else.
+        let busy = !self.again.is_empty() || !self.appends.is_empty();
+        if busy || !self.inbox.may_sleep() {
+            return Some(Duration::ZERO);
+        }
+        let now = self.shared.clock.steady_ms();
+        let stop = self.stop_by_ms.map(|by| by.saturating_sub(now));
+        let wheel = self.wheel.wait_ms(now);
+        stop.into_iter().chain(wheel).min().map(Duration::from_millis)
+    }
+
+    /// One turn, with what the poll set told. False: it has ended.
+    pub(crate) fn turn(&mut self, ready: impl Iterator<Item = Ready>) -> bool {
+        self.inbox.awake();
+        self.now_ms = self.shared.clock.steady_ms();
+        self.take_inbox();
+        for i in take(&mut self.again) {
+            self.read(i);
+        }
+        for r in ready {
+            if r.writable {
+                self.writable(r.slot);
+            }
+            if r.readable || r.ending {
+                self.read(r.slot);
+            }
+            if r.ending {
+                // The end may lie behind what was read, and comes with no event of its own.
+                self.again.push(r.slot);
+            }
+        }
+        if !self.appends.is_empty() {
+            self.flush_out();
+            self.shared.broker.append(&mut self.appends);
+            // A broker in memory has delivered already.
+            self.take_inbox();
+        }
+        self.flush_out();
+        let mut dirty = take(&mut self.dirty);
+        self.rooms.take_dirty(&mut dirty);
+        for slot in dirty.drain(..) {
+            self.fan_out(slot);
+        }
+        self.dirty = dirty;
+        let mut due = take(&mut self.due);
+        self.wheel.due(self.now_ms, &mut due);
+        for (i, generation) in due.drain(..) {
+            self.timer(i, generation);
+        }
+        self.due = due;
+        self.flush_out();
+        while let Some(i) = self.slow.pop() {
+            self.close_slow(i);
+        }
+        self.bury();
+        !self.stop_by_ms.is_some_and(|by| by <= self.now_ms || self.conns.iter().all(Option::is_none))
+    }
+
+    fn take_inbox(&mut self) {
+        let mut queue = take(&mut self.queue);
+        self.inbox.take(&mut queue);
         for batch in queue.batches.drain(..) {
             if let Some(gone) = self.rooms.gather(batch) {
                 gone.own.into_iter().for_each(|o| self.loose_reply(o.reply));
@@ -231,10 +251,11 @@ impl Shard {
                 Item::Stop { deadline_ms } => self.stop(deadline_ms),
             }
         }
+        self.queue = queue;
         self.flush_out();
     }
 
-    fn conn(&mut self, i: u32) -> Option<&mut Conn> {
+    fn conn(&mut self, i: u32) -> Option<&mut Conn<N::Socket>> {
         self.conns.get_mut(i as usize)?.as_mut()
     }
 
@@ -250,18 +271,24 @@ impl Shard {
     }
 
     fn add(&mut self, u: Upgraded) {
-        let i = self.free.pop().unwrap_or_else(|| {
+        let i = self.vacancy();
+        match self.net.register(u.io, i) {
+            Ok(io) => self.enter(i, io, u.arrival),
+            Err(_) => self.free.push(i),
+        }
+    }
+
+    /// A slot for a connection that is about to enter.
+    pub(crate) fn vacancy(&mut self) -> u32 {
+        self.free.pop().unwrap_or_else(|| {
             self.conns.push(None);
             self.generations.push(0);
             self.conns.len() as u32 - 1
-        });
-        let mut io = mio::net::TcpStream::from_std(u.io);
-        // Edge-triggered, both directions at once: no further system call when a backlog comes or goes.
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        if self.registry.register(&mut io, Token(i as usize), interest).is_err() {
-            self.free.push(i);
-            return;
-        }
+        })
+    }
+
+    /// A connection begins in a vacant slot.
+    pub(crate) fn enter(&mut self, i: u32, io: N::Socket, arrival: Arrival) {
         self.connections_made += 1;
         let number = [u64::from(self.index), self.connections_made, self.shared.connection_seed];
         let id = HashKey([number[2].to_le_bytes(), [0; 8]].concat().try_into().unwrap_or([0; 16]))
@@ -272,16 +299,16 @@ impl Shard {
             session: Session::new(),
             generation,
             id,
-            address: u.address,
+            address: arrival.address,
             seen_ms: self.now_ms,
             pinged_ms: 0,
             timer_ms: 0,
             announced: false,
             extra: None,
-            _permit: u.permit,
+            _permit: arrival.permit,
         };
-        if !u.read.is_empty() {
-            conn.extra().partial = u.read.to_vec();
+        if !arrival.read.is_empty() {
+            conn.extra().partial = arrival.read.to_vec();
         }
         self.conns[i as usize] = Some(conn);
         self.shared.metrics.connections.inc();
@@ -292,7 +319,7 @@ impl Shard {
         if self.stop_by_ms.is_some() {
             return self.close(i, Disconnect::Shutdown, STOPPING);
         }
-        if let Some(connect) = u.connect {
+        if let Some(connect) = arrival.connect {
             let shared = self.shared.clone();
             let mut effects = take(&mut self.effects);
             if let Some(c) = self.conn(i) {
@@ -403,8 +430,8 @@ impl Shard {
             && x.closing == Closing::Draining
         {
             x.closing = Closing::Lingering(until);
-            // The peer sees the end of the stream and ends its side; an error means that it has.
-            let _ = c.io.shutdown(std::net::Shutdown::Write);
+            // The peer sees the end of the stream and ends its side.
+            c.io.end();
             self.schedule(i, until);
             self.again.push(i);
             return;
@@ -547,8 +574,7 @@ impl Shard {
             // What was still to be said must not wait for the next connection in this slot.
             self.flush_out();
             let Some(mut c) = self.conns.get_mut(i as usize).and_then(Option::take) else { continue };
-            // Closing the socket takes it out of the poll set in any case.
-            let _ = self.registry.deregister(&mut c.io);
+            self.net.deregister(&mut c.io);
             self.shared.metrics.backlog_bytes.sub(c.extra.as_ref().map_or(0, |x| x.bytes) as u64);
             self.generations[i as usize] = self.generations[i as usize].wrapping_add(1);
             self.free.push(i);

@@ -15,13 +15,14 @@ use crate::room::hub::congested;
 use crate::server::conn::{HookFor, PendingHook};
 use crate::server::hookpool::Call;
 use crate::server::inbox::HookReturn;
+use crate::server::net::Net;
 use crate::server::reader::What;
 use crate::session::{Effect, Failure, Message, Replacement};
 use bytes::Bytes;
 use std::mem::take;
 use std::sync::Arc;
 
-impl Shard {
+impl<N: Net> Shard<N> {
     /// Carries out the effects that have gathered for a connection.
     pub(super) fn apply(&mut self, i: u32) {
         let mut effects = take(&mut self.effects);

@@ -3,6 +3,7 @@
 use super::Shard;
 use crate::broker::append::ConnectionKey;
 use crate::room::hub::{Own, RoomKey};
+use crate::server::net::Net;
 use bytes::Bytes;
 use std::mem::take;
 
@@ -20,7 +21,7 @@ struct Cut {
     reply: Option<Vec<u8>>,
 }
 
-impl Shard {
+impl<N: Net> Shard<N> {
     /// Sends what has gathered for a room.
     pub(super) fn fan_out(&mut self, slot: u32) {
         let Some(r) = self.rooms.get(slot) else { return };

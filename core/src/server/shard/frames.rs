@@ -4,9 +4,10 @@ use super::Shard;
 use crate::codes::Disconnect;
 use crate::protocol::native::decode::{self, Refused};
 use crate::server::conn::Closing;
+use crate::server::net::{Net, Socket};
 use crate::server::wire::{self, Got};
 use crate::session::Failure;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::mem::take;
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ enum Done {
     Ended,
 }
 
-impl Shard {
+impl<N: Net> Shard<N> {
     /// Reads what is there, one buffer at most.
     pub(super) fn read(&mut self, i: u32) {
         let policy = self.shared.clone();

@@ -10,6 +10,7 @@ use crate::protocol::frame;
 use crate::protocol::native::encode;
 use crate::room::hub::RoomKey;
 use crate::server::inbox::{Read, ReadFor};
+use crate::server::net::Net;
 use crate::server::reader::{Job, What};
 use crate::server::rooms::Late;
 use crate::server::shard::effects::EncodedReply;
@@ -19,7 +20,7 @@ use bytes::Bytes;
 use std::mem::take;
 use std::sync::Arc;
 
-impl Shard {
+impl<N: Net> Shard<N> {
     /// Makes a connection a member; the session has the membership already.
     pub(super) fn join(&mut self, i: u32, room: &Arc<str>, options: JoinOptions, reference: Ref) {
         let slot = match self.rooms.find(room) {
