@@ -6,6 +6,7 @@
 
 use klatch_harness::checker::{self, Expect};
 use klatch_harness::client::{Client, JoinOptions, Outcome, Seen};
+use klatch_harness::log::Log;
 use klatch_harness::observe::ClientLog;
 use klatch_harness::process::Server;
 use klatch_harness::replay::{self, Corpus, Options, Progress, Speed};
@@ -50,14 +51,7 @@ fn killed_at_random_moments_it_loses_no_acknowledged_message_and_repeats_none() 
         seed,
         log_dir: Some(data.path().into()),
         reconnect_for: Duration::from_secs(60),
-        expect: Expect {
-            messages: cycles * MESSAGES,
-            resumes: cycles * 20,
-            unknowns: cycles,
-            duplicates: cycles / 5,
-            resets_at_most: Some(0),
-            ..Expect::default()
-        },
+        expect: of_the_replay(cycles),
         ..Options::new(format!("ws://{}", victim.address))
     };
     let killer = std::thread::spawn(move || victim.run(&wanted, &done));
@@ -71,14 +65,8 @@ fn killed_at_random_moments_it_loses_no_acknowledged_message_and_repeats_none() 
 
     // The publisher and the listener beside it: each kill met messages without an answer, half of them stored.
     let log = segments::read(data.path()).unwrap();
-    let expect = Expect {
-        messages: cycles * UNREAD,
-        unknowns: cycles * UNREAD,
-        duplicates: after_delivery * UNREAD,
-        resumes: cycles,
-        resets_at_most: Some(0),
-        ..Expect::default()
-    };
+    assert_eq!(after_delivery, cycles.div_ceil(2));
+    let expect = of_the_witnesses(cycles);
     let verdict = checker::check(&witnesses, &log, &checker::Options { complete: true, expect });
     println!("publisher and listener: {verdict}");
     assert!(verdict.ok(), "{verdict}");
@@ -94,6 +82,49 @@ fn killed_at_random_moments_it_loses_no_acknowledged_message_and_repeats_none() 
     stop(server);
     let report = verify(data.path());
     assert!(report.status.success(), "{report:?}");
+}
+
+/// What so many kills must provoke in the replay. The kills meet its clients at random; it sees far more of each on any machine.
+fn of_the_replay(cycles: u64) -> Expect {
+    Expect {
+        messages: cycles * MESSAGES,
+        resumes: cycles * 20,
+        unknowns: cycles,
+        duplicates: cycles / 5,
+        resets_at_most: Some(0),
+        ..Expect::default()
+    }
+}
+
+/// What they must provoke in the publisher and the listener, for whom each kill is aimed: every message of every kill is
+/// without an answer, and those of every second kill, the first among them, were stored before it.
+fn of_the_witnesses(cycles: u64) -> Expect {
+    Expect {
+        messages: cycles * UNREAD,
+        unknowns: cycles * UNREAD,
+        duplicates: cycles.div_ceil(2) * UNREAD,
+        resumes: cycles,
+        resets_at_most: Some(0),
+        ..Expect::default()
+    }
+}
+
+#[test]
+fn kills_that_provoke_too_little_are_a_failure() {
+    for cycles in [5, 10, 50] {
+        for (expect, dues) in [
+            (of_the_replay(cycles), [20 * cycles, cycles, cycles / 5]),
+            (of_the_witnesses(cycles), [cycles, 5 * cycles, 5 * cycles.div_ceil(2)]),
+        ] {
+            let nothing =
+                checker::check(&[], &Log::default(), &checker::Options { expect, ..Default::default() });
+            println!("{nothing}");
+            for (due, what) in dues.iter().zip(["resumes", "unknown outcomes", "duplicates"]) {
+                let missed = format!("0 {what}, at least {due} were expected");
+                assert!(nothing.violations.iter().any(|v| v.detail == missed), "{missed}: {nothing}");
+            }
+        }
+    }
 }
 
 /// The recorded chat, once or several times over, so that there are messages for every cycle.

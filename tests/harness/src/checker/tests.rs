@@ -286,6 +286,28 @@ fn own_messages_need_not_come_where_no_echo_was_asked_for() {
 }
 
 #[test]
+fn a_run_that_saw_less_than_it_was_meant_to_provoke_is_wrong() {
+    let log = three();
+    let mut a = Fed::live("x");
+    a.sees(&log, &[10, 20]).resumes(20, true).sees(&log, &[30]);
+    let reference = a.publishes("a", "10");
+    a.acked(reference, "a", 10, true);
+    let logs = [a.0.into_log()];
+    let not_provoked = |expect: Expect| {
+        let verdict = check(&logs, &log, &Options { expect, ..Options::default() });
+        verdict.count(Wrong::NotProvoked)
+    };
+    let seen = check(&logs, &log, &Options::default()).counts;
+    assert_eq!((seen.resumes, seen.duplicates, seen.unknowns), (1, 1, 0));
+    let met = Expect { resumes: 1, duplicates: 1, resets_at_most: Some(0), ..Expect::default() };
+    assert_eq!(not_provoked(met.clone()), 0);
+    assert_eq!(not_provoked(Expect { resumes: 2, ..met.clone() }), 1);
+    assert_eq!(not_provoked(Expect { duplicates: 2, ..met.clone() }), 1);
+    assert_eq!(not_provoked(Expect { unknowns: 1, ..met.clone() }), 1);
+    assert_eq!(not_provoked(Expect { resumes: 2, duplicates: 2, unknowns: 1, ..met }), 3);
+}
+
+#[test]
 fn one_room_has_one_epoch() {
     let log = three();
     let (mut a, mut b) = (Fed::live("x"), Fed::new("y"));
