@@ -57,7 +57,7 @@ struct Inode {
 #[derive(Clone, Debug)]
 enum Entry {
     Link(String, usize),
-    Rename(String, String),
+    Rename(String, String, usize),
     Unlink(String),
 }
 
@@ -78,6 +78,8 @@ struct Model {
     syncs: u64,
     writes: u64,
     random: u64,
+    /// What cannot be read: file, from, to.
+    unreadable: Vec<(String, u64, u64)>,
 }
 
 /// A disk that stops or fails at a planned operation. It counts operations and knows what a power cut would leave.
@@ -98,6 +100,11 @@ impl Faulty {
     /// Whether the plan has come true.
     pub(crate) fn happened(&self) -> bool {
         self.model().plan.is_none()
+    }
+
+    /// Makes reads that touch these bytes of a file fail with EIO, and only those; none: makes all readable again.
+    pub(crate) fn set_unreadable(&self, range: Option<(&str, u64, u64)>) {
+        self.model().unreadable = range.iter().map(|(name, from, to)| ((*name).into(), *from, *to)).collect();
     }
 
     /// Limits the bytes of all files together, or lifts the limit.
@@ -137,6 +144,11 @@ impl Faulty {
         let m = self.restart();
         m.model().random = seed;
         m
+    }
+
+    /// A number below this, by the seed.
+    pub(crate) fn random(&self, below: u64) -> u64 {
+        self.model().random(below)
     }
 
     /// A file's bytes, to look at and to damage.
@@ -217,19 +229,23 @@ impl Model {
         Ok(())
     }
 
-    /// Loses what was not synced: of each file's changes and of the directory's a prefix stays, and of the next
-    /// write a part, or zeros in its place where the file had grown.
+    /// Loses what was not synced, as far as a disk may: each file's changes and the directory's either in their order, so
+    /// that a prefix stays and of the next write a part, or in any order, so that any of them stay and of each write any
+    /// blocks. Where a file had grown, what was not written may be missing, zeros or noise.
     fn lose(&mut self) {
+        let in_order = self.random(2) == 0;
         let mut names = self.durable_names.clone();
-        let keep = self.random(self.pending.len() as u64 + 1) as usize;
-        for entry in std::mem::take(&mut self.pending).into_iter().take(keep) {
+        let pending = std::mem::take(&mut self.pending);
+        let keep = self.random(pending.len() as u64 + 1) as usize;
+        for (n, entry) in pending.into_iter().enumerate() {
+            let stays = if in_order { n < keep } else { self.random(2) == 0 };
             match entry {
+                _ if !stays => {}
                 Entry::Link(name, inode) => drop(names.insert(name, inode)),
                 Entry::Unlink(name) => drop(names.remove(&name)),
-                Entry::Rename(from, to) => {
-                    if let Some(inode) = names.remove(&from) {
-                        names.insert(to, inode);
-                    }
+                Entry::Rename(from, to, inode) => {
+                    names.remove(&from);
+                    names.insert(to, inode);
                 }
             }
         }
@@ -239,23 +255,48 @@ impl Model {
             let changes = std::mem::take(&mut self.inodes[i].pending);
             let keep = self.random(changes.len() as u64 + 1) as usize;
             let mut data = std::mem::take(&mut self.inodes[i].durable);
-            for (n, change) in changes.into_iter().enumerate().take(keep + 1) {
+            for (n, change) in changes.into_iter().enumerate() {
+                let stays = if in_order { n < keep } else { self.random(2) == 0 };
+                let torn = !in_order || n == keep;
                 match change {
-                    Change::Truncate(len) if n < keep => data.truncate(len as usize),
-                    Change::Truncate(_) => {}
-                    Change::Write(at, new) if n < keep => write_bytes(&mut data, at, &new),
-                    Change::Write(at, new) => {
-                        let part = self.random(new.len() as u64 + 1) as usize;
-                        write_bytes(&mut data, at, &new[..part]);
-                        if self.random(2) == 0 {
-                            let len = data.len().max(at as usize + new.len());
-                            data.resize(len, 0);
-                        }
-                    }
+                    Change::Truncate(len) if stays => data.truncate(len as usize),
+                    Change::Write(at, new) if stays => write_bytes(&mut data, at, &new),
+                    Change::Write(at, new) if torn => self.tear(&mut data, at as usize, &new, in_order),
+                    _ => {}
                 }
             }
             self.inodes[i].live = data.clone();
             self.inodes[i].durable = data;
+        }
+    }
+
+    /// Writes a part: some first bytes, or some blocks.
+    fn tear(&mut self, data: &mut Vec<u8>, at: usize, new: &[u8], first: bool) {
+        let end = at + new.len();
+        let noise = self.random(3) == 0;
+        let grow = |data: &mut Vec<u8>, len: usize| {
+            while data.len() < len {
+                data.push(if noise { (data.len() * 167 + 13) as u8 } else { 0 });
+            }
+        };
+        if first {
+            let part = self.random(new.len() as u64 + 1) as usize;
+            grow(data, at);
+            write_bytes(data, at as u64, &new[..part]);
+        } else {
+            let block = [8, 64, 512, 4096][self.random(4) as usize];
+            let mut from = at;
+            while from < end {
+                let to = end.min((from / block + 1) * block);
+                if self.random(2) == 0 {
+                    grow(data, from);
+                    write_bytes(data, from as u64, &new[from - at..to - at]);
+                }
+                from = to;
+            }
+        }
+        if self.random(2) == 0 {
+            grow(data, end);
         }
     }
 }
@@ -283,6 +324,10 @@ impl Files for Faulty {
     fn read_at(&self, name: &str, at: u64, buf: &mut [u8]) -> io::Result<usize> {
         let mut m = self.model();
         m.alive()?;
+        let end = at + buf.len() as u64;
+        if m.unreadable.iter().any(|(file, from, to)| file == name && *from < end && at < *to) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         Ok(read_bytes(&m.inode(name)?.live, at, buf))
     }
 
@@ -357,7 +402,7 @@ impl Files for Faulty {
         let after = m.whole(Operation::Rename)?;
         let inode = m.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         m.names.insert(to.into(), inode);
-        m.pending.push(Entry::Rename(from.into(), to.into()));
+        m.pending.push(Entry::Rename(from.into(), to.into(), inode));
         after.map_or(Ok(()), Err)
     }
 

@@ -42,6 +42,53 @@ pub(super) fn read_full(files: &dyn Files, name: &str, at: u64, buf: &mut [u8]) 
     Ok(done)
 }
 
+/// Read at once where the disk has failed to give more.
+const BLOCK: u64 = 4096;
+
+/// [`read_full`] around what the disk cannot read: that is zeros in `buf`, and its ranges are added to `unreadable`.
+pub(super) fn read_around(
+    files: &dyn Files,
+    name: &str,
+    at: u64,
+    buf: &mut [u8],
+    unreadable: &mut Vec<(u64, u64)>,
+) -> io::Result<usize> {
+    match read_full(files, name, at, buf) {
+        Err(e) if is_unreadable(&e) => {}
+        got => return got,
+    }
+    let (mut from, mut done) = (at, 0);
+    while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        let len = rest.len().min((BLOCK - from % BLOCK) as usize);
+        let block = rest.get_mut(..len).unwrap_or_default();
+        match read_full(files, name, from, block) {
+            Ok(n) if n < len => return Ok(done + n),
+            Ok(_) => {}
+            Err(e) if is_unreadable(&e) => {
+                block.fill(0);
+                let to = from + len as u64;
+                match unreadable.last_mut() {
+                    Some(last) if last.0 <= from && last.1 >= from => last.1 = last.1.max(to),
+                    _ => unreadable.push((from, to)),
+                }
+            }
+            Err(e) => return Err(e),
+        }
+        from += len as u64;
+        done += len;
+    }
+    Ok(done)
+}
+
+/// Whether the disk has lost these bytes, as opposed to a system that refuses to read.
+fn is_unreadable(error: &io::Error) -> bool {
+    const EIO: i32 = 5;
+    // ENODATA, EBADMSG, EILSEQ, EUCLEAN and EREMOTEIO: what block devices and file systems say of bad sectors and checksums.
+    const LINUX: [i32; 5] = [61, 74, 84, 117, 121];
+    let code = error.raw_os_error();
+    code == Some(EIO) || cfg!(target_os = "linux") && code.is_some_and(|code| LINUX.contains(&code))
+}
+
 /// Writes all of `data`; one write, unless the system takes less.
 pub(super) fn write_full(files: &dyn Files, name: &str, mut at: u64, mut data: &[u8]) -> io::Result<()> {
     while !data.is_empty() {
@@ -58,12 +105,17 @@ pub(super) fn write_full(files: &dyn Files, name: &str, mut at: u64, mut data: &
     Ok(())
 }
 
-/// A whole file of at most `max` bytes; `None` if there is none.
+/// A whole file of at most `max` bytes; `None` if there is none. What cannot be read of it is zeros.
 pub(super) fn read_small(files: &dyn Files, name: &str, max: usize) -> io::Result<Option<Vec<u8>>> {
-    let mut data = vec![0; max];
-    match read_full(files, name, 0, &mut data) {
+    let listed = files.list()?.into_iter().find(|(n, _)| n == name);
+    let Some((_, len)) = listed else { return Ok(None) };
+    let (mut data, mut unreadable) = (vec![0; max.min(len as usize)], Vec::new());
+    match read_around(files, name, 0, &mut data, &mut unreadable) {
         Ok(n) => {
             data.truncate(n);
+            for (from, to) in unreadable {
+                tracing::error!("the disk cannot read {name}, bytes {from} to {to}");
+            }
             Ok(Some(data))
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -55,5 +55,5 @@ pub use files::Files;
 pub use format::Place;
 pub use memory::Memory;
 pub use reader::{Reader, Scan};
-pub use verify::{Report, SegmentReport, Torn, verify};
+pub use verify::{Range, Report, SegmentReport, verify};
 pub use writer::Log;

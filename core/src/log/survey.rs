@@ -1,7 +1,7 @@
 //! Reading a whole log and finding what is sound, what is incomplete and what is damaged.
 
 use super::error::{Damage, LogError, io_error};
-use super::files::{Files, read_full};
+use super::files::{Files, read_around};
 use super::format::{
     Found, LogId, MAX_CONTENT, MIN_RECORD, Mark, Place, RECORD_HEAD, SEGMENT_HEAD, SegmentHead,
     segment_first, segment_name, u32_at, u64_at,
@@ -79,6 +79,8 @@ pub(super) struct Survey {
     pub elsewhere: Vec<Damage>,
     /// An incomplete last batch: file, from, to.
     pub torn: Option<(String, u64, u64)>,
+    /// What the disk could not read: file, from, to. All of it is damage.
+    pub unreadable: Vec<(String, u64, u64)>,
     /// A last segment whose head was never finished: its name and size.
     pub unfinished: Option<(String, u64)>,
     /// Segments that retention had dropped, but for the removal.
@@ -188,7 +190,8 @@ type Head = Result<SegmentHead, Option<LogId>>;
 fn read_head(files: &dyn Files, first: u64) -> Result<Head, LogError> {
     let name = segment_name(first);
     let mut head = [0; SEGMENT_HEAD];
-    let n = read_full(files, &name, 0, &mut head).map_err(io_error(format!("cannot read {name}")))?;
+    let n = read_around(files, &name, 0, &mut head, &mut Vec::new());
+    let n = n.map_err(io_error(format!("cannot read {name}")))?;
     match SegmentHead::decode(&head[..n]) {
         Ok(Some(head)) => Ok(Ok(head)),
         Ok(None) => Ok(Err(head[..n].get(12..28).and_then(|id| id.try_into().ok()))),
@@ -257,10 +260,12 @@ impl Walk<'_> {
     ) -> Result<(), LogError> {
         let name = segment_name(first);
         let failed = |e| LogError::Io { what: format!("cannot read {name}"), error: e };
-        let mut window = Window::new(name.clone());
+        let mut window = Window::lenient(name.clone());
         let mut segment = Segment::new(first, head.map_or(0, |h| h.created));
         let next_name = next.or(end.then);
         self.survey.last_batch = None;
+        // Its head has been looked at already, but not for what cannot be read.
+        window.get(self.files, 0, SEGMENT_HEAD, size).map_err(failed)?;
         if self.survey.segments.is_empty() && self.expected < first {
             // Retention did not drop what is missing here, or the synced file would say so.
             self.hole(&mut segment, &mut window, (0, 0), first).map_err(failed)?;
@@ -326,7 +331,7 @@ impl Walk<'_> {
             if bad.is_some() || self.expected < next {
                 self.hole(&mut segment, &mut window, (from, size), next)?;
             }
-        } else if self.expected <= end.synced || bad == Some(0) {
+        } else if self.expected <= end.synced || bad == Some(0) || window.unreadable_after(from) {
             let salvaged = self.salvage(&mut window, (from, size), u64::MAX)?;
             let next = salvaged.last().map_or(0, |f| f.sequence).max(end.synced) + 1;
             self.hole(&mut segment, &mut window, (from, size), next)?;
@@ -336,6 +341,8 @@ impl Walk<'_> {
             self.survey.torn = Some((window.name().into(), from, size));
         }
         segment.last = self.expected - 1;
+        let unreadable = window.unreadable().into_iter();
+        self.survey.unreadable.extend(unreadable.map(|(from, to)| (window.name().to_owned(), from, to)));
         if bad.is_some() {
             self.survey.last_batch = self.survey.last_batch.filter(|_| self.survey.torn.is_some());
         }

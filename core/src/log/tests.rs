@@ -7,11 +7,13 @@ use crate::message::{Kind, Record};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+mod careless;
 mod crash;
 mod damage;
 mod disks;
 mod model;
 mod oracle;
+mod unreadable;
 
 const ID: [u8; 16] = *b"a log's own id 1";
 
@@ -46,7 +48,7 @@ fn body(n: u64) -> Vec<u8> {
     body
 }
 
-fn open(files: &Arc<Faulty>, options: &Storage) -> Result<Log, LogError> {
+fn open<F: Files + 'static>(files: &Arc<F>, options: &Storage) -> Result<Log, LogError> {
     Log::open(files.clone(), options, ID, 1000)
 }
 

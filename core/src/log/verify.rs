@@ -35,7 +35,9 @@ pub struct Report {
     /// The last sequence known to be synced, by the `synced` file; `None` if that is missing or does not check.
     pub synced: Option<u64>,
     /// An incomplete last batch: being written now, or cut at the next opening. Not damage.
-    pub torn: Option<Torn>,
+    pub torn: Option<Range>,
+    /// What the disk could not read, as opposed to what does not check. It lies within the damage.
+    pub unreadable: Vec<Range>,
     /// Damage that was not accepted.
     pub damage: Vec<Damage>,
     /// Damage that was accepted.
@@ -60,10 +62,10 @@ pub struct SegmentReport {
     pub times: Option<(u64, u64)>,
 }
 
-/// An incomplete last batch.
+/// A part of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct Torn {
+pub struct Range {
     /// The file.
     pub file: String,
     /// Where it begins.
@@ -141,15 +143,16 @@ fn check(disk: &Disk, synced: SyncedFile) -> Result<Report, LogError> {
             SyncedFile::Good(synced) => Some(synced.last),
             _ => None,
         },
-        torn: found.torn.or(found.unfinished.map(|(file, size)| (file, 0, size))).map(torn),
+        torn: found.torn.or(found.unfinished.map(|(file, size)| (file, 0, size))).map(range),
+        unreadable: found.unreadable.into_iter().map(range).collect(),
         segments,
         damage,
         accepted,
     })
 }
 
-fn torn((file, from, to): (String, u64, u64)) -> Torn {
-    Torn { file, from, to }
+fn range((file, from, to): (String, u64, u64)) -> Range {
+    Range { file, from, to }
 }
 
 fn segments(found: &Survey) -> Vec<SegmentReport> {
@@ -206,10 +209,16 @@ impl fmt::Display for Report {
             }
             writeln!(f)?;
         }
-        if let Some(Torn { file, from, to }) = &self.torn {
+        if let Some(Range { file, from, to }) = &self.torn {
             writeln!(
                 f,
                 "incomplete at the end: {file} bytes {from} to {to} (being written, or cut at the next start)"
+            )?;
+        }
+        for Range { file, from, to } in &self.unreadable {
+            writeln!(
+                f,
+                "UNREADABLE: {file} bytes {from} to {to}: the disk reports an error, see the system's log"
             )?;
         }
         for damage in &self.accepted {

@@ -1,6 +1,6 @@
 //! Reading a file forward, with few reads.
 
-use super::files::{Files, read_full};
+use super::files::{Files, read_around, read_full};
 use super::format::{BATCH_HEAD, Found, Mark};
 use std::io;
 
@@ -13,11 +13,37 @@ pub(super) struct Window {
     name: String,
     start: u64,
     buf: Vec<u8>,
+    /// What the disk could not read, if that is to be looked past.
+    unreadable: Option<Vec<(u64, u64)>>,
 }
 
 impl Window {
     pub fn new(name: String) -> Window {
-        Window { name, start: 0, buf: Vec::new() }
+        Window { name, start: 0, buf: Vec::new(), unreadable: None }
+    }
+
+    /// A window in which what the disk cannot read is zeros.
+    pub fn lenient(name: String) -> Window {
+        Window { unreadable: Some(Vec::new()), ..Window::new(name) }
+    }
+
+    /// Whether the disk could not read something at or after this place.
+    pub fn unreadable_after(&self, at: u64) -> bool {
+        self.unreadable.iter().flatten().any(|(_, to)| *to > at)
+    }
+
+    /// Ranges of the file that the disk could not read, in order.
+    pub fn unreadable(&self) -> Vec<(u64, u64)> {
+        let mut ranges = self.unreadable.clone().unwrap_or_default();
+        ranges.sort_unstable();
+        ranges.dedup_by(|next, last| {
+            let joined = next.0 <= last.1;
+            if joined {
+                last.1 = last.1.max(next.1);
+            }
+            joined
+        });
+        ranges
     }
 
     pub fn name(&self) -> &str {
@@ -34,7 +60,10 @@ impl Window {
             self.buf.clear();
             self.buf.resize(ahead, 0);
             self.start = at;
-            let got = read_full(files, &self.name, at, &mut self.buf);
+            let got = match &mut self.unreadable {
+                None => read_full(files, &self.name, at, &mut self.buf),
+                Some(found) => read_around(files, &self.name, at, &mut self.buf, found),
+            };
             self.buf.truncate(*got.as_ref().unwrap_or(&0));
             got?;
         }

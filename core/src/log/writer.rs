@@ -59,6 +59,11 @@ impl Log {
         let note = Synced::read(&*files)?;
         let accepted = read_accepted(&*files)?;
         let mut found = survey(&*files, note, None, &mut |_, _, _| {})?;
+        for (file, from, to) in &found.unreadable {
+            tracing::error!(
+                "the disk cannot read {file}, bytes {from} to {to}; what was there counts as damaged"
+            );
+        }
         let mut damage = found.damage();
         let mut lost = lost_in(&damage);
         damage.retain(|d| !accepted.contains(d));
@@ -365,6 +370,10 @@ fn recover(files: &dyn Files, found: &Survey, noted: Option<Synced>) -> Result<(
         tracing::info!("removing {name}, a segment of the log that was never begun ({size} bytes)");
         files.remove(name).map_err(failed("remove", name))?;
     }
+    if !found.expired.is_empty() {
+        // The note that they were dropped may not be durable yet, and no removal may overtake it.
+        files.sync_dir().map_err(failed("sync", "the log's directory"))?;
+    }
     for name in &found.expired {
         match files.remove(name) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed("remove", name)(e)),
@@ -409,6 +418,16 @@ fn lost_in(damage: &[Damage]) -> Vec<(u64, u64)> {
 /// Records all damage as accepted, and surveys the log as it will be with the segment that follows.
 fn accept(files: &dyn Files, note: SyncedFile, found: &Survey) -> Result<Survey, LogError> {
     let first = found.unused();
+    if let Some(last) = found.segments.last() {
+        // Nothing will be appended to it any more, and readers may have seen its last batch.
+        let name = segment_name(last.first);
+        match found.last_batch {
+            None if !last.holes.is_empty() => {
+                files.sync_data(&name).map_err(opening(&format!("sync {name}")))?;
+            }
+            last_batch => settle(files, last, last_batch)?,
+        }
+    }
     let mut again = survey(files, note, Some(first), &mut |_, _, _| {})?;
     let mut damage = again.damage();
     // That file is written anew, and new damage to it is to be noticed.

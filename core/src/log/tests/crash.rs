@@ -5,21 +5,31 @@ use super::*;
 use std::io::ErrorKind;
 
 /// What a run left behind, by what it knows.
-#[derive(Default)]
-struct Run {
-    /// Messages acknowledged, from 1 on.
-    acked: u64,
+#[derive(Clone, Debug, Default)]
+pub(super) struct Run {
+    /// Messages acknowledged, from 1 on. Their numbers are their sequences.
+    pub acked: u64,
     /// Messages of the batch that failed, if one did.
-    in_flight: u64,
+    pub in_flight: u64,
+    /// The first sequence that retention has said it left.
+    pub first: u64,
 }
 
-const OPTIONS: Storage =
+impl Run {
+    pub(super) fn acked(acked: u64) -> Run {
+        Run { acked, ..Run::default() }
+    }
+}
+
+pub(super) const OPTIONS: Storage =
     Storage { segment_bytes: 1500, retain_bytes: 0, retain_age_ms: 0, accept_damage: false };
 
 /// Opens, appends batches of 1 to 6 messages, ticks now and then, and closes; ends at the first error.
-///
-/// The messages' numbers are their sequences.
-fn run(files: &Arc<Faulty>, options: &Storage, run: &mut Run) -> Result<(), LogError> {
+pub(super) fn run<F: Files + 'static>(
+    files: &Arc<F>,
+    options: &Storage,
+    run: &mut Run,
+) -> Result<(), LogError> {
     let mut log = open(files, options)?;
     for turn in 0..14u64 {
         let len = 1 + turn % 6;
@@ -27,40 +37,58 @@ fn run(files: &Arc<Faulty>, options: &Storage, run: &mut Run) -> Result<(), LogE
         append(&mut log, run.acked + 1, len)?;
         run.acked += len;
         run.in_flight = 0;
-        if turn % 4 == 3 {
-            log.tick(1_000_000)?;
+        if turn % 4 == 3
+            && let Some(first) = log.tick(1_000_000)?
+        {
+            run.first = first;
         }
     }
     log.close()
 }
 
-/// What must hold after a restart: all that was acknowledged, perhaps the whole batch in flight, nothing else.
-fn check(log: &Log, run: &Run, what: &str) -> u64 {
-    assert_eq!(log.state(), State::Good, "{what}: {:?}", log.damage());
-    let records = all(&log.reader(), 0);
-    let first = log.reader().first_sequence();
-    let last = log.next_sequence() - 1;
-    assert!(
-        last == run.acked || last == run.acked + run.in_flight,
-        "{what}: acked {}, has {last}",
-        run.acked
-    );
-    assert_eq!(sequences(&records), (first..=last).collect::<Vec<_>>(), "{what}");
-    for record in &records {
-        assert_eq!(record.body(), &body(record.offset())[..], "{what}");
+/// What must hold after a restart: all that was acknowledged and retention has left, perhaps the whole batch in flight,
+/// nothing else, each as it was written. Returns the last sequence.
+pub(super) fn check(log: &Log, run: &Run) -> Result<u64, String> {
+    if log.state() != State::Good {
+        return Err(format!("{:?}: {:?}", log.state(), log.damage()));
     }
-    last
+    let mut records = Vec::new();
+    for batch in log.reader().scan(0) {
+        records.extend(batch.map_err(|e| e.to_string())?.into_iter().map(|(record, _)| record));
+    }
+    let (first, last) = (log.reader().first_sequence(), log.next_sequence() - 1);
+    if last != run.acked && last != run.acked + run.in_flight {
+        return Err(format!("it ends with {last}, not as {run:?} does"));
+    }
+    if first < run.first || sequences(&records) != (first..=last).collect::<Vec<_>>() {
+        return Err(format!("of {first} to {last} it has {:?}; {run:?}", sequences(&records)));
+    }
+    match records.iter().find(|r| r.body() != &body(r.offset())[..]) {
+        Some(other) => Err(format!("{} is not what was written", other.offset())),
+        None => Ok(last),
+    }
 }
 
 /// Goes on from a restart: ten new messages, and all is there at the next opening.
-fn go_on(files: &Arc<Faulty>, options: &Storage, before: &Run, what: &str) {
-    let mut log = open(files, options).unwrap_or_else(|e| panic!("{what}: {e}"));
-    let last = check(&log, before, what);
-    (1..=10).for_each(|n| drop(append(&mut log, last + n, 1).unwrap()));
-    log.tick(1_000_000).unwrap();
-    log.close().unwrap();
-    let log = open(files, options).unwrap();
-    check(&log, &Run { acked: last + 10, in_flight: 0 }, what);
+pub(super) fn go_on<F: Files + 'static>(
+    files: &Arc<F>,
+    options: &Storage,
+    before: &Run,
+) -> Result<(), String> {
+    let text = |e: LogError| e.to_string();
+    let mut log = open(files, options).map_err(text)?;
+    let last = check(&log, before)?;
+    for n in 1..=10 {
+        append(&mut log, last + n, 1).map_err(text)?;
+    }
+    log.tick(1_000_000).map_err(text)?;
+    log.close().map_err(text)?;
+    check(&open(files, options).map_err(text)?, &Run { acked: last + 10, ..before.clone() }).map(drop)
+}
+
+/// [`go_on`] where it must succeed.
+fn goes_on(files: &Arc<Faulty>, options: &Storage, before: &Run, what: &str) {
+    go_on(files, options, before).unwrap_or_else(|e| panic!("{what}: {e}"));
 }
 
 /// Runs with the fault at the first, second, ... operation until a run meets none. Returns how many met one.
@@ -85,8 +113,13 @@ fn everywhere(
     0
 }
 
-fn retaining() -> Storage {
+pub(super) fn retaining() -> Storage {
     Storage { retain_bytes: 3000, ..OPTIONS }
+}
+
+/// The settings after a stop: now the same, now with segments so small that each batch begins one.
+pub(super) fn then(options: &Storage, n: u64) -> Storage {
+    if n.is_multiple_of(2) { options.clone() } else { Storage { segment_bytes: 100, ..options.clone() } }
 }
 
 #[test]
@@ -94,7 +127,7 @@ fn killed_at_every_operation() {
     for options in [OPTIONS, retaining()] {
         for seed in 0..4 {
             let stops = everywhere(Fault::Kill, seed, &options, |files, left, what| {
-                go_on(files, &options, left, what);
+                goes_on(files, &then(&options, seed), left, what);
             });
             assert!(stops > 60, "only {stops}");
         }
@@ -106,7 +139,7 @@ fn power_cut_at_every_operation() {
     for options in [OPTIONS, retaining()] {
         for seed in 0..16 {
             let stops = everywhere(Fault::PowerCut, seed, &options, |files, left, what| {
-                go_on(files, &options, left, what);
+                goes_on(files, &then(&options, seed), left, what);
             });
             assert!(stops > 60, "only {stops}");
         }
@@ -129,18 +162,61 @@ fn stopped_again_at_every_operation_of_the_recovery() {
                     files.plan(None, n, second);
                     let opened = open(&files, &retaining());
                     if !files.happened() {
-                        check(&opened.unwrap(), left, what);
+                        check(&opened.unwrap(), left).unwrap_or_else(|e| panic!("{what}: {e}"));
                         break;
                     }
                     assert!(opened.is_err());
                     again += 1;
                     let what = format!("{what}, then {second:?} at {n} of the recovery");
-                    go_on(&Arc::new(files.restart()), &retaining(), left, &what);
+                    goes_on(&Arc::new(files.restart()), &retaining(), left, &what);
                 }
             });
         }
     }
     assert!(again > 500, "only {again}");
+}
+
+/// Stopped at a random operation, again and again, in openings, appends, rolls and retention alike.
+#[test]
+fn power_cut_and_killed_over_and_over() {
+    let (mut stops, mut in_recovery, mut dropped) = (0, 0, 0);
+    for seed in 0..300 {
+        let mut files = Arc::new(Faulty::new(seed));
+        let mut known = Run::default();
+        let random = Faulty::new(!seed);
+        for round in 0..12 {
+            let fault = if random.random(4) == 0 { Fault::Kill } else { Fault::PowerCut };
+            // Often while it opens.
+            let most = if random.random(2) == 0 { 8 } else { 70 };
+            files.plan(None, 1 + random.random(most), fault);
+            match open(&files, &retaining()) {
+                Err(_) => in_recovery += 1,
+                Ok(mut log) => {
+                    let last = check(&log, &known);
+                    known.acked = last.unwrap_or_else(|e| panic!("seed {seed}, round {round}: {e}"));
+                    known.in_flight = 0;
+                    while !files.happened() {
+                        known.in_flight = 1 + random.random(6);
+                        if append(&mut log, known.acked + 1, known.in_flight).is_err() {
+                            break;
+                        }
+                        known.acked += known.in_flight;
+                        known.in_flight = 0;
+                        if random.random(3) == 0
+                            && let Ok(Some(first)) = log.tick(1_000_000)
+                        {
+                            (known.first, dropped) = (first, dropped + 1);
+                        }
+                    }
+                }
+            }
+            assert!(files.happened());
+            stops += 1;
+            files = Arc::new(files.restart());
+        }
+        goes_on(&files, &retaining(), &known, &format!("seed {seed}, in the end"));
+    }
+    assert!(stops == 3600 && in_recovery > 500 && dropped > 500, "{stops} {in_recovery} {dropped}");
 }
 
 #[test]
@@ -190,9 +266,9 @@ fn the_first_failed_write_or_sync_is_final() {
             assert_eq!(sequences(&all(&reader, 0)), (1..=acked).collect::<Vec<_>>());
             assert!(matches!(log.close(), Err(LogError::Failed(_))));
             assert_eq!(files.counts(), before);
-            let left = Run { acked, in_flight: 1 };
-            go_on(&Arc::new(files.restart()), &OPTIONS, &left, "restarted");
-            go_on(&Arc::new(files.cut_power()), &OPTIONS, &left, "after a power cut");
+            let left = Run { in_flight: 1, ..Run::acked(acked) };
+            goes_on(&Arc::new(files.restart()), &OPTIONS, &left, "restarted");
+            goes_on(&Arc::new(files.cut_power()), &OPTIONS, &left, "after a power cut");
         }
     }
 }
@@ -225,7 +301,7 @@ fn a_failure_in_tick_is_final_too() {
         files.plan(Some(on), 1, Fault::Error(ErrorKind::Other));
         assert!(matches!(log.tick(0), Err(LogError::Failed(_))), "{on:?}");
         assert!(matches!(append(&mut log, 4, 1), Err(LogError::Failed(_))));
-        go_on(&Arc::new(files.restart()), &OPTIONS, &Run { acked: 3, in_flight: 0 }, "restarted");
+        goes_on(&Arc::new(files.restart()), &OPTIONS, &Run::acked(3), "restarted");
     }
 }
 
@@ -273,19 +349,14 @@ fn a_full_disk_loses_nothing_and_is_left_when_there_is_room() {
             // Stopped while full: certainly not stored means not there, even after a power cut.
             for files in [files.restart(), files.cut_power()] {
                 files.set_space(None);
-                go_on(
-                    &Arc::new(files),
-                    &OPTIONS,
-                    &Run { acked, in_flight: 0 },
-                    &format!("with {more} bytes"),
-                );
+                goes_on(&Arc::new(files), &OPTIONS, &Run::acked(acked), &format!("with {more} bytes"));
             }
         }
         files.set_space(None);
         append(&mut log, acked + 1, 4).unwrap();
         assert_eq!(log.state(), State::Good);
         log.close().unwrap();
-        go_on(&files, &OPTIONS, &Run { acked: acked + 4, in_flight: 0 }, "with room");
+        goes_on(&files, &OPTIONS, &Run::acked(acked + 4), "with room");
     }
     assert!(met.iter().all(|n| *n > 40), "{met:?}");
 }
@@ -304,7 +375,7 @@ fn a_full_disk_does_not_keep_the_log_from_ticking_and_closing_later() {
     files.set_space(Some(files.used() + 20));
     assert!(matches!(log.close(), Err(LogError::Full)));
     files.set_space(None);
-    go_on(&files, &OPTIONS, &Run { acked: 4, in_flight: 0 }, "after a close that failed");
+    goes_on(&files, &OPTIONS, &Run::acked(4), "after a close that failed");
 }
 
 #[test]
@@ -316,5 +387,5 @@ fn a_cut_back_that_fails_is_final() {
     files.plan(Some(Operation::Truncate), 1, Fault::Error(ErrorKind::Other));
     assert!(matches!(append(&mut log, 4, 2), Err(LogError::Failed(_))));
     files.set_space(None);
-    go_on(&Arc::new(files.restart()), &OPTIONS, &Run { acked: 3, in_flight: 0 }, "restarted");
+    goes_on(&Arc::new(files.restart()), &OPTIONS, &Run::acked(3), "restarted");
 }

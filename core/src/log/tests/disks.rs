@@ -163,7 +163,7 @@ fn verify_tells_all_and_changes_nothing() {
     let report = verify(dir.path()).unwrap();
     assert!(report.is_sound(), "{report}");
     let file = last.file_name().unwrap().to_string_lossy().into_owned();
-    assert_eq!(report.torn, Some(Torn { file, from: size, to: size + 12 }));
+    assert_eq!(report.torn, Some(Range { file, from: size, to: size + 12 }));
     assert_eq!((report.records, report.batches, report.rooms), (60, 30, 5));
     assert_eq!((report.sequences, report.times), (Some((1, 60)), Some((1001, 1059))));
     assert_eq!(report.synced, Some(0));
