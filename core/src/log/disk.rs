@@ -18,9 +18,9 @@ const LOCK: &str = "lock";
 #[derive(Debug)]
 pub struct Disk {
     path: PathBuf,
-    /// The open directory, for syncing it.
+    /// The open directory, for syncing it. It holds a lock, but for a shared view, which only reads.
     dir: File,
-    /// Holds the operating system's lock. Not there for a shared view, which only reads.
+    /// Holds the other lock.
     _lock: Option<File>,
     readers: Handles,
     writers: Handles,
@@ -29,8 +29,9 @@ pub struct Disk {
 impl Disk {
     /// Opens a directory, made if need be (for its owner only), and locks it.
     ///
-    /// The lock is on a file named `lock`, which is never deleted and holds the process id. It is bound to this
-    /// opening, so a second one fails with [`LogError::Locked`] in the same process too, by whatever path.
+    /// Two locks, both bound to this opening, so that a second one fails with [`LogError::Locked`] in the same process
+    /// too, by whatever path: one on a file named `lock`, which tells the process id, and one on the directory itself,
+    /// which holds whatever becomes of that file.
     pub fn open(path: &Path) -> Result<Disk, LogError> {
         let during = |what: &str| io_error(format!("cannot {what} {}", path.display()));
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(during("create"))?;
@@ -38,6 +39,7 @@ impl Disk {
             // So that a new directory survives a power cut. Not allowed in some parents, and then not ours to make.
             let _ = File::open(parent).and_then(|parent| parent.sync_all());
         }
+        let mut disk = Disk::shared(path)?;
         let mut lock = OpenOptions::new()
             .read(true)
             .write(true)
@@ -55,20 +57,24 @@ impl Disk {
             }
             Err(TryLockError::Error(e)) => return Err(during("lock")(e)),
         }
+        match disk.dir.try_lock() {
+            Ok(()) => {}
+            // Somebody has deleted the lock file of a process that runs.
+            Err(TryLockError::WouldBlock) => return Err(LogError::Locked { pid: 0 }),
+            // Some network file systems lock no directories.
+            Err(TryLockError::Error(e)) => tracing::debug!("{} cannot be locked itself: {e}", path.display()),
+        }
         // The id is a courtesy to whoever is refused; on a full disk the lock is as good without it.
         let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
-        Disk::new(path, Some(lock))
+        disk._lock = Some(lock);
+        Ok(disk)
     }
 
     /// The directory for reading only, locked or not.
     pub(super) fn shared(path: &Path) -> Result<Disk, LogError> {
-        Disk::new(path, None)
-    }
-
-    fn new(path: &Path, lock: Option<File>) -> Result<Disk, LogError> {
         let dir = File::open(path).map_err(io_error(format!("cannot open {}", path.display())))?;
         let (readers, writers) = (Handles::new(READ_HANDLES), Handles::new(WRITE_HANDLES));
-        Ok(Disk { path: path.into(), dir, _lock: lock, readers, writers })
+        Ok(Disk { path: path.into(), dir, _lock: None, readers, writers })
     }
 
     fn reader(&self, name: &str) -> io::Result<Arc<File>> {

@@ -13,7 +13,7 @@
 //!   record head   24  body length u32, CRC32C u32, sequence u64, timestamp ms u64; then the body (see `Record`)
 //! synced         48  "klatchsy", version u32, log id [16], first sequence u64, last synced sequence u64, CRC32C u32
 //! accepted           damage that the operator gave up, JSON and its CRC32C
-//! lock               locked by the process that writes; holds its process id; never deleted
+//! lock               locked, as the directory is, by the process that writes; holds its process id; never deleted
 //! ```
 //!
 //! The mark is the CRC32C of the log id, and the CRCs of batches and records begin with the log id. So no client can

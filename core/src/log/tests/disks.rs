@@ -76,6 +76,31 @@ fn one_opening_at_a_time_by_whatever_path() {
     drop(Disk::open(&path).unwrap());
 }
 
+/// X20: the lock file was deleted, and a second opener got in; or one that was left behind kept the owner out.
+#[test]
+fn x20_the_lock_holds_without_its_file_and_a_file_alone_is_no_lock() {
+    let dir = tempfile::tempdir().unwrap();
+    let lock = dir.path().join("lock");
+    let disk = Disk::open(dir.path()).unwrap();
+    for left_behind in [None, Some("1\n"), Some("no id"), Some("")] {
+        fs::remove_file(&lock).unwrap();
+        if let Some(text) = left_behind {
+            fs::write(&lock, text).unwrap();
+        }
+        for _ in 0..2 {
+            // Who holds it nobody can tell, but that it is held.
+            let refused = Disk::open(dir.path());
+            assert!(matches!(refused, Err(LogError::Locked { pid: 0 })), "{left_behind:?}: {refused:?}");
+        }
+        fs::write(&lock, "").unwrap();
+    }
+    drop(disk);
+    // A file with the id of a process that runs, and is another's, blocks nobody.
+    fs::write(&lock, format!("{}\n", std::os::unix::process::parent_id())).unwrap();
+    drop(Disk::open(dir.path()).unwrap());
+    assert_eq!(fs::read_to_string(&lock).unwrap(), format!("{}\n", std::process::id()));
+}
+
 /// R19: two processes on one directory corrupted it.
 #[test]
 fn r19_another_process_is_refused_by_name_and_let_in_after_a_kill() {
