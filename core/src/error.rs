@@ -1,6 +1,7 @@
 //! The one error type of the public API.
 
 use crate::codes::{Code, Retry};
+use crate::config::Limit;
 use std::fmt;
 
 /// A failed request: a code to act on, a text for people, and when to try again.
@@ -11,6 +12,7 @@ pub struct Error {
     code: Code,
     message: Box<str>,
     retry_after_ms: u32,
+    limit: Option<Limit>,
 }
 
 /// A result of this crate.
@@ -20,13 +22,24 @@ impl Error {
     /// An error with a text that says what to do.
     pub fn new(code: Code, message: impl Into<String>) -> Error {
         let retry_after_ms = if code.retry() == Retry::Later { 1000 } else { 0 };
-        Error { code, message: message.into().into_boxed_str(), retry_after_ms }
+        Error { code, message: message.into().into_boxed_str(), retry_after_ms, limit: None }
     }
 
     /// The same with another hint when to retry, in milliseconds.
     pub fn after(mut self, ms: u32) -> Error {
         self.retry_after_ms = ms;
         self
+    }
+
+    /// The same as the refusal of a limit, which is counted where it is answered.
+    pub(crate) fn at(mut self, limit: Limit) -> Error {
+        self.limit = Some(limit);
+        self
+    }
+
+    /// The limit that was passed, if one was.
+    pub fn limit(&self) -> Option<Limit> {
+        self.limit
     }
 
     /// The code.

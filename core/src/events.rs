@@ -2,6 +2,7 @@
 
 use crate::clock::LONGEST;
 use crate::codes::{Code, Disconnect};
+use crate::config::Limit;
 use crate::metrics::Metrics;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -104,6 +105,7 @@ impl Events {
         if q.items.len() >= self.limit.max(1) {
             q.lost += 1;
             self.metrics.events_lost.inc();
+            self.metrics.limit_hits[Limit::EventQueue].inc();
             return;
         }
         if q.lost > 0 {

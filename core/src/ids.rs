@@ -1,6 +1,7 @@
 //! Names, message ids and the keys made from them.
 
 use crate::codes::Code;
+use crate::config::Limit;
 use crate::error::{Error, Result};
 use siphasher::sip128::{Hasher128, SipHasher13};
 use std::hash::Hasher;
@@ -13,10 +14,8 @@ pub fn check_name(what: &str, name: &str, max: usize) -> Result<()> {
         return Err(Error::new(Code::InvalidName, format!("a {what} name must not be empty")));
     }
     if name.len() > max {
-        return Err(Error::new(
-            Code::InvalidName,
-            format!("a {what} name has at most {max} bytes, this one has {}", name.len()),
-        ));
+        let text = format!("a {what} name has at most {max} bytes, this one has {}", name.len());
+        return Err(Error::new(Code::InvalidName, text).at(Limit::NameBytes));
     }
     if name.chars().any(char::is_control) {
         return Err(Error::new(Code::InvalidName, format!("a {what} name must not have control characters")));

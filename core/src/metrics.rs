@@ -1,5 +1,7 @@
 //! Counters and gauges of one engine, in one place so that hosts, `/metrics` and tests read the same.
 
+use crate::config::{Limit, LimitHits};
+use crate::error::Error;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -35,7 +37,11 @@ macro_rules! metrics {
         /// The numbers. In `/metrics` each is called `klatch_<name>`, counters with `_total` behind it.
         #[derive(Debug, Default)]
         #[non_exhaustive]
-        pub struct Metrics { $($(#[doc = $doc])+ pub $name: Metric,)+ }
+        pub struct Metrics {
+            $($(#[doc = $doc])+ pub $name: Metric,)+
+            /// How often each limit was reached.
+            pub limit_hits: LimitHits,
+        }
 
         impl Metrics {
             /// Name, kind (`counter` or `gauge`), text and value of each.
@@ -106,6 +112,13 @@ metrics! {
 }
 
 impl Metrics {
+    /// Counts the limit that refused something, if one did.
+    pub(crate) fn refused(&self, error: &Error) {
+        if let Some(limit) = error.limit() {
+            self.limit_hits[limit].inc();
+        }
+    }
+
     /// The Prometheus text format, version 0.0.4.
     pub fn prometheus(&self) -> String {
         let mut out = String::new();
@@ -116,6 +129,12 @@ impl Metrics {
                 out,
                 "# HELP klatch_{name}{total} {doc}\n# TYPE klatch_{name}{total} {kind}\nklatch_{name}{total} {value}\n"
             );
+        }
+        out.push_str("# HELP klatch_limit_hits_total How often each limit was reached; docs/configuration.md says what counts.\n");
+        out.push_str("# TYPE klatch_limit_hits_total counter\n");
+        for limit in Limit::ALL {
+            let (name, value) = (limit.name(), self.limit_hits[*limit].get());
+            let _ = writeln!(out, "klatch_limit_hits_total{{limit=\"{name}\"}} {value}");
         }
         out
     }

@@ -3,9 +3,10 @@
 
 use klatch::codes::{Code, Disconnect};
 use klatch::command::Command;
-use klatch::config::{LIMITS, Limits, Settings};
+use klatch::config::{Limit, Limits, Settings};
 use klatch::error::Error;
 use klatch::message::{Epoch, Kind, Publication, Record};
+use klatch::metrics::Metrics;
 use klatch::protocol::native::{decode, encode};
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -55,18 +56,40 @@ fn codes() {
 
 #[test]
 fn configuration() {
-    let mut limits = "| name | default | unit | |\n| --- | --- | --- | --- |\n".to_owned();
-    for (name, default, unit, text) in LIMITS {
+    let mut limits =
+        "| name | default | unit | | counted | in use |\n| --- | --- | --- | --- | --- | --- |\n".to_owned();
+    for limit in Limit::ALL {
+        let (name, default, unit) = (limit.name(), limit.default_value(), limit.unit());
+        let (text, counts) = (limit.doc(), limit.counts());
+        let gauge = limit.gauge().map_or(String::new(), |gauge| format!("`klatch_{gauge}`"));
         let round = match default {
             0 => String::new(),
-            d if *unit == "bytes" && d % (1 << 20) == 0 => format!(" ({} MiB)", d >> 20),
-            d if *unit == "bytes" && d % (1 << 10) == 0 => format!(" ({} KiB)", d >> 10),
+            d if unit == "bytes" && d % (1 << 20) == 0 => format!(" ({} MiB)", d >> 20),
+            d if unit == "bytes" && d % (1 << 10) == 0 => format!(" ({} KiB)", d >> 10),
             _ => String::new(),
         };
-        writeln!(limits, "| `{name}` | `{default}`{round} | {unit} | {} |", text.trim()).unwrap();
+        writeln!(limits, "| `{name}` | `{default}`{round} | {unit} | {text} | {counts} | {gauge} |").unwrap();
     }
     let example = format!("```toml\n{}```\n", toml::to_string(&Settings::default()).unwrap());
     generated("configuration.md", &[("limits", limits), ("example", example)]);
+}
+
+/// Each limit has a counter in `/metrics`, and the gauge that it names is one.
+#[test]
+fn every_limit_is_counted() {
+    let metrics = Metrics::default();
+    for (i, limit) in Limit::ALL.iter().enumerate() {
+        metrics.limit_hits[*limit].add(i as u64 + 1);
+    }
+    let text = metrics.prometheus();
+    for (i, limit) in Limit::ALL.iter().enumerate() {
+        let line = format!("\nklatch_limit_hits_total{{limit=\"{}\"}} {}\n", limit.name(), i + 1);
+        assert!(text.contains(&line), "{line}");
+        if let Some(gauge) = limit.gauge() {
+            assert!(text.contains(&format!("# TYPE klatch_{gauge} gauge\n")), "{gauge}");
+        }
+        assert!(limit.counts().ends_with('.') && limit.doc().ends_with('.'), "{}", limit.name());
+    }
 }
 
 /// The file in the document is the default, whole; and each of its keys has a row with that default.
@@ -213,7 +236,7 @@ fn protocol_limits() {
         ("bad_requests", "10"),
         ("name_bytes", "128"),
     ] {
-        let (_, default, unit, _) = LIMITS.iter().find(|limit| limit.0 == name).unwrap();
+        let limit = Limit::ALL.iter().find(|limit| limit.name() == name).unwrap();
         let (number, scale) = quoted.split_once(' ').unwrap_or((quoted, ""));
         let scale = match scale {
             "KiB" => 1 << 10,
@@ -221,7 +244,8 @@ fn protocol_limits() {
             "s" => 1000,
             _ => 1,
         };
-        assert_eq!(number.parse::<u64>().unwrap() * scale, *default, "{name} in {unit}");
+        let unit = limit.unit();
+        assert_eq!(number.parse::<u64>().unwrap() * scale, limit.default_value(), "{name} in {unit}");
         let said = [format!("`{name}` ({quoted}"), format!("`{name}`, {quoted}")];
         assert!(said.iter().any(|text| document.contains(text)), "docs/protocol.md must say {}", said[0]);
     }

@@ -7,7 +7,7 @@ use crate::broker::tail::Tail;
 use crate::broker::{Broker, Health};
 use crate::clock::Clock;
 use crate::codes::Code;
-use crate::config::{Limits, Settings};
+use crate::config::{Limit, Limits, Settings};
 use crate::error::{Error, Result};
 use crate::log::{Disk, Files, Reader};
 use crate::message::{Epoch, Publication};
@@ -142,7 +142,8 @@ impl Shared {
             q.bytes = 0;
             std::mem::take(&mut q.appends)
         };
-        let error = Error::new(Code::Timeout, "the log was held up; the message was not written");
+        let error = Error::new(Code::Timeout, "the log was held up; the message was not written")
+            .at(Limit::PublishTimeoutMs);
         self.tail.refuse(expired.into_iter(), &error);
     }
 }
@@ -225,10 +226,10 @@ impl Broker for EmbeddedBroker {
         let mut q = self.shared.lock();
         let error = if q.stopping {
             Error::new(Code::Stopping, "the engine is stopping")
-        } else if q.appends.len() + appends.len() > self.shared.max_count
-            || q.bytes + size > self.shared.max_bytes
-        {
-            Error::new(Code::Busy, "too many publishes wait for the log; slow down").after(250)
+        } else if q.appends.len() + appends.len() > self.shared.max_count {
+            full(Limit::AppendQueue)
+        } else if q.bytes + size > self.shared.max_bytes {
+            full(Limit::AppendQueueBytes)
         } else if congested {
             hub::congested()
         } else {
@@ -305,6 +306,10 @@ impl Broker for EmbeddedBroker {
             Some(Err(_)) => Err(Error::new(Code::Internal, "the log's thread panicked")),
         }
     }
+}
+
+fn full(limit: Limit) -> Error {
+    Error::new(Code::Busy, "too many publishes wait for the log; slow down").after(250).at(limit)
 }
 
 #[cfg(test)]

@@ -5,9 +5,10 @@
 use crate::broker::Broker;
 use crate::codes::Code;
 use crate::command::{HistoryQuery, Start};
-use crate::config::Limits;
+use crate::config::{Limit, Limits};
 use crate::error::{Error, Result};
 use crate::message::{Epoch, Publication};
+use crate::metrics::Metrics;
 use crate::protocol::frame;
 use crate::room::hub::Hub;
 use crate::room::recent::Frame;
@@ -23,6 +24,7 @@ pub struct History {
     view: Arc<View>,
     hub: Arc<Hub>,
     limits: Limits,
+    metrics: Arc<Metrics>,
 }
 
 /// A page of history.
@@ -63,8 +65,14 @@ pub struct StreamStart {
 
 impl History {
     /// A reader of what `broker` stores.
-    pub fn new(broker: Arc<dyn Broker>, view: Arc<View>, hub: Arc<Hub>, limits: &Limits) -> History {
-        History { broker, view, hub, limits: limits.clone() }
+    pub fn new(
+        broker: Arc<dyn Broker>,
+        view: Arc<View>,
+        hub: Arc<Hub>,
+        limits: &Limits,
+        metrics: Arc<Metrics>,
+    ) -> History {
+        History { broker, view, hub, limits: limits.clone(), metrics }
     }
 
     /// The room's epoch.
@@ -83,6 +91,7 @@ impl History {
         if query.at_least > last {
             return Err(Error::new(Code::Unavailable, "this node has not reached the position asked for"));
         }
+        self.asked(query.limit);
         let limit = (query.limit as usize).clamp(1, self.limits.history_page);
         // Nothing above `last` is shown, even if the view is already ahead: the page and its `last` agree.
         let before = if query.before == 0 { last + 1 } else { query.before.min(last + 1) };
@@ -100,16 +109,35 @@ impl History {
         Ok(HistoryPage { publications, more, last, epoch: self.broker.epoch(room) })
     }
 
+    fn asked(&self, count: u32) {
+        if count as usize > self.limits.history_page {
+            self.metrics.limit_hits[Limit::HistoryPage].inc();
+        }
+    }
+
+    /// A stream is asked for that starts so: counts one that asks for more than a page.
+    pub fn asked_start(&self, start: &Start) {
+        match *start {
+            Start::Live => {}
+            Start::History(n) | Start::Since { history: n, .. } => self.asked(n),
+        }
+    }
+
     /// How many of these sizes are within `history_page_bytes`; at least one.
-    fn fitting(&self, sizes: impl Iterator<Item = usize>) -> usize {
+    fn fitting(&self, sizes: impl ExactSizeIterator<Item = usize>) -> usize {
         let mut bytes = 0;
+        let all = sizes.len();
         let n = sizes
             .take_while(|n| {
                 bytes += n;
                 bytes <= self.limits.history_page_bytes
             })
-            .count();
-        n.max(1)
+            .count()
+            .max(1);
+        if n < all {
+            self.metrics.limit_hits[Limit::HistoryPageBytes].inc();
+        }
+        n
     }
 
     /// The start of a stream, if memory alone can tell: `cursor` is the shard's.

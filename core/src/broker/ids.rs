@@ -31,6 +31,8 @@ pub struct Ids {
     order: VecDeque<(u64, MessageKey)>,
     /// Memory holds every id whose last record is at this time or later.
     complete_since: u64,
+    /// How many were dropped from memory because there were too many.
+    dropped: u64,
 }
 
 impl Ids {
@@ -42,7 +44,13 @@ impl Ids {
             map: KeyMap::default(),
             order: VecDeque::new(),
             complete_since,
+            dropped: 0,
         }
+    }
+
+    /// How many were dropped from memory before their time since this was asked last.
+    pub fn take_dropped(&mut self) -> u64 {
+        std::mem::take(&mut self.dropped)
     }
 
     /// How many are in memory.
@@ -101,6 +109,7 @@ impl Ids {
             if self.map.get(&key).is_some_and(|e| e.time <= time) {
                 self.map.remove(&key);
                 if !old {
+                    self.dropped += 1;
                     self.complete_since = self.complete_since.max(time + 1);
                 }
             }
@@ -184,6 +193,7 @@ mod tests {
             ids.decide(MessageKey(i), None, i as u64 + 1, 0, 5);
         }
         assert_eq!(ids.len(), 100);
+        assert_eq!((ids.take_dropped(), ids.take_dropped()), (900, 0));
         assert!(ids.complete_since > 5);
     }
 }

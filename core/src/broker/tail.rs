@@ -6,7 +6,7 @@
 use crate::broker::append::{Ack, Append, Outcome, Promise, Reply, Waiter};
 use crate::broker::ids::{Decision, Ids};
 use crate::codes::Code;
-use crate::config::Settings;
+use crate::config::{Limit, Settings};
 use crate::error::Error;
 use crate::ids::{HashKey, KeyMap, MessageKey};
 use crate::message::{Epoch, Position, Record};
@@ -245,6 +245,7 @@ impl Tail {
             }
             state.since_ms = None;
             self.metrics.ids.set(state.ids.len() as u64);
+            self.metrics.limit_hits[Limit::IdsBytes].add(state.ids.take_dropped());
         }
         if let Err(e) = self.hub.place(&mut accepted) {
             // Stored, but not to be shown before the next start: whoever waits is not left waiting.
@@ -298,10 +299,8 @@ impl Tail {
     /// waits for them then.
     pub fn sweep(&self, steady_ms: u64) {
         if self.lock().since_ms.is_some_and(|s| s + self.timeout_ms < steady_ms) {
-            self.fail(&Outcome::Unknown(Error::new(
-                Code::Unknown,
-                "the log did not answer in time; retry with the same message id",
-            )));
+            let text = "the log did not answer in time; retry with the same message id";
+            self.fail(&Outcome::Unknown(Error::new(Code::Unknown, text).at(Limit::PublishTimeoutMs)));
         }
     }
 
@@ -346,6 +345,9 @@ impl Tail {
     }
 
     fn count(&self, outcome: &Outcome) {
+        if let Outcome::NotStored(e) | Outcome::Unknown(e) = outcome {
+            self.metrics.refused(e);
+        }
         match outcome {
             Outcome::Stored { duplicate: false, .. } => self.metrics.publishes_stored.inc(),
             Outcome::Stored { .. } => self.metrics.publishes_duplicate.inc(),

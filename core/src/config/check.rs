@@ -1,7 +1,7 @@
 //! Which settings can be used: every number has a range, so that no sum of two of them overflows and no queue is made of a size
 //! that cannot be had.
 
-use super::Settings;
+use super::{Limit, Settings};
 use crate::codes::Code;
 use crate::error::{Error, Result};
 
@@ -14,25 +14,26 @@ const MAX_BYTES: u64 = 1 << 40;
 const MAX_COUNT: u64 = 1 << 31;
 
 /// Limits with a range of their own: name, least, most.
-const RANGES: &[(&str, u64, u64)] = &[
-    ("name_bytes", 1, 255),
-    ("message_bytes", 1, 1 << 20),
-    ("header_bytes", 1, 1 << 30),
-    ("headers", 1, 1 << 20),
-    ("json_depth", 1, 1 << 20),
-    ("outbound_bytes", 1, MAX_BYTES),
-    ("append_queue", 1, MAX_COUNT),
-    ("append_queue_bytes", 1, MAX_BYTES),
-    ("history_page", 1, MAX_COUNT),
+const RANGES: &[(Limit, u64, u64)] = &[
+    (Limit::NameBytes, 1, 255),
+    (Limit::MessageBytes, 1, 1 << 20),
+    (Limit::HeaderBytes, 1, 1 << 30),
+    // The type that holds them panics at about 24,000.
+    (Limit::Headers, 1, 10_000),
+    (Limit::JsonDepth, 1, 1 << 20),
+    (Limit::OutboundBytes, 1, MAX_BYTES),
+    (Limit::AppendQueue, 1, MAX_COUNT),
+    (Limit::AppendQueueBytes, 1, MAX_BYTES),
+    (Limit::HistoryPage, 1, MAX_COUNT),
     // These queues take their memory when they are made.
-    ("hook_queue", 0, 1 << 20),
-    ("history_reads", 0, 1 << 20),
-    ("handshake_timeout_ms", 1, MAX_MS),
-    ("http_timeout_ms", 1, MAX_MS),
-    ("heartbeat_ms", 1, MAX_MS),
-    ("heartbeat_timeout_ms", 1, MAX_MS),
-    ("publish_timeout_ms", 1, MAX_MS),
-    ("hook_timeout_ms", 1, MAX_MS),
+    (Limit::HookQueue, 0, 1 << 20),
+    (Limit::HistoryReads, 0, 1 << 20),
+    (Limit::HandshakeTimeoutMs, 1, MAX_MS),
+    (Limit::HttpTimeoutMs, 1, MAX_MS),
+    (Limit::HeartbeatMs, 1, MAX_MS),
+    (Limit::HeartbeatTimeoutMs, 1, MAX_MS),
+    (Limit::PublishTimeoutMs, 1, MAX_MS),
+    (Limit::HookTimeoutMs, 1, MAX_MS),
 ];
 
 impl Settings {
@@ -55,14 +56,15 @@ impl Settings {
         ] {
             within(key, value, least, most)?;
         }
-        for (name, value, unit) in self.limits.values() {
-            let own = RANGES.iter().find(|(range, ..)| *range == name).map(|&(_, least, most)| (least, most));
-            let (least, most) = own.unwrap_or(match unit {
+        for (limit, value) in self.limits.values() {
+            let own =
+                RANGES.iter().find(|(range, ..)| *range == limit).map(|&(_, least, most)| (least, most));
+            let (least, most) = own.unwrap_or(match limit.unit() {
                 "ms" => (0, MAX_MS),
                 "bytes" => (0, MAX_BYTES),
                 _ => (0, MAX_COUNT),
             });
-            within(&format!("limits.{name}"), value, least, most)?;
+            within(&format!("limits.{}", limit.name()), value, least, most)?;
         }
         for origin in &self.origins {
             if origin != "*" && !origin.contains("://") {
@@ -87,7 +89,6 @@ fn bad(text: String) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::LIMITS;
 
     #[test]
     fn the_defaults_can_be_used() {
@@ -97,7 +98,7 @@ mod tests {
     /// A huge value overflowed sums of times, or panicked where a queue of that size was made.
     #[test]
     fn no_limit_can_be_without_bound() {
-        for (name, ..) in LIMITS {
+        for name in Limit::ALL.iter().map(|l| l.name()) {
             for value in [i64::MAX as u64, u64::from(u32::MAX)] {
                 let file = format!("[limits]\n{name} = {value}\n");
                 let Ok(settings) = toml::from_str::<Settings>(&file) else { continue };
@@ -112,9 +113,9 @@ mod tests {
     }
 
     #[test]
-    fn each_range_is_one_of_a_limit_and_holds_at_both_ends() {
-        for &(name, least, most) in RANGES {
-            assert!(LIMITS.iter().any(|l| l.0 == name), "{name}");
+    fn each_range_holds_at_both_ends() {
+        for &(limit, least, most) in RANGES {
+            let name = limit.name();
             for (value, fits) in
                 [(least, true), (most, true), (most + 1, false), (least.wrapping_sub(1), false)]
             {

@@ -3,7 +3,7 @@
 mod check;
 mod limits;
 
-pub use limits::{LIMITS, Limits};
+pub use limits::{Limit, LimitHits, Limits};
 use serde::{Deserialize, Serialize};
 
 /// What an engine is started with.

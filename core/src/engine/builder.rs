@@ -105,7 +105,13 @@ impl Builder {
             (Arc::new(broker), tail)
         };
         let (view, hub) = (tail.view().clone(), tail.hub().clone());
-        let history = Arc::new(History::new(broker.clone(), view.clone(), hub.clone(), &settings.limits));
+        let history = Arc::new(History::new(
+            broker.clone(),
+            view.clone(),
+            hub.clone(),
+            &settings.limits,
+            metrics.clone(),
+        ));
         let count = match settings.shards {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             n => n,
@@ -120,7 +126,8 @@ impl Builder {
             open_users: settings.open_users,
         };
         let pool = if hooked {
-            Some(HookPool::start(self.hooks, settings.limits.hook_queue, &metrics).map_err(no_thread)?)
+            let pool = HookPool::start(self.hooks, &settings.limits, clock.clone(), metrics.clone());
+            Some(pool.map_err(no_thread)?)
         } else {
             None
         };
@@ -128,7 +135,7 @@ impl Builder {
             broker,
             hub: hub.clone(),
             history,
-            presence: Arc::new(Presence::new(settings.limits.presence_names)),
+            presence: Arc::new(Presence::new(settings.limits.presence_names, metrics.clone())),
             readers,
             hooks: pool,
             events: Arc::new(Events::new(settings.limits.event_queue, metrics.clone())),
@@ -143,7 +150,7 @@ impl Builder {
         hub.set_ports(shards.iter().map(|s| s.clone() as Arc<dyn ShardPort>).collect());
         let site = Arc::new(Site {
             shared: shared.clone(),
-            admission: Arc::new(Admission::new(&settings.limits)),
+            admission: Arc::new(Admission::new(&settings.limits, shared.metrics.clone())),
             shards,
             next: AtomicUsize::new(0),
             origins: settings.origins.clone(),

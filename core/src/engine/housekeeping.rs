@@ -27,6 +27,9 @@ pub(super) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
         tokio::select! {
             _ = sweep.tick() => {
                 shared.broker.sweep();
+                if let Some(hooks) = &shared.hooks {
+                    hooks.sweep();
+                }
                 let now = shared.broker.health();
                 // That it was stopped the host knows.
                 if now != health && now != Health::Stopped {

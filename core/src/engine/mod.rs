@@ -18,7 +18,7 @@ use crate::broker::append::{Append, Promise, Waiter};
 use crate::clock::LONGEST;
 use crate::codes::{Code, Disconnect};
 use crate::command::{HistoryQuery, Start};
-use crate::config::Limits;
+use crate::config::{Limit, Limits};
 use crate::error::{Error, Result};
 use crate::events::{EventStream, Events};
 use crate::ids::{check_id, check_name};
@@ -103,7 +103,7 @@ impl Engine {
     /// Messages that one thread publishes to one room are stored in that order. No rate limit and no hook holds for the host.
     pub fn publish(&self, message: Message) -> Publishing {
         let promise = Arc::new(Promise::new());
-        let appended = self.running().and_then(|site| {
+        let appended = self.on(|site| {
             let append = append_of(message, &promise, &site.shared.policy.limits)?;
             site.shared.broker.append(&mut vec![append]);
             Ok(())
@@ -128,8 +128,11 @@ impl Engine {
             };
             match append {
                 Ok(append) => appends.push(append),
-                // Nobody can await it yet.
-                Err(e) => drop(promise.fill(Err(e))),
+                Err(e) => {
+                    self.0.metrics.refused(&e);
+                    // Nobody can await it yet.
+                    let _ = promise.fill(Err(e));
+                }
             }
             answers.push(Publishing(promise));
         }
@@ -144,18 +147,26 @@ impl Engine {
         site.ok_or_else(|| Error::new(Code::Stopped, "the engine has been stopped"))
     }
 
+    /// Carries out a request of the host; a limit that refuses it is counted.
+    fn on<T>(&self, request: impl FnOnce(&Site) -> Result<T>) -> Result<T> {
+        let site = self.running()?;
+        request(&site).inspect_err(|e| self.0.metrics.refused(e))
+    }
+
     /// Listens to a room: what `start` says of its history, then everything that comes, without gap or double. May read the disk.
     pub fn subscribe(&self, room: &str, start: Start) -> Result<Subscription> {
-        let site = self.running()?;
-        check_name("room", room, site.shared.policy.limits.name_bytes)?;
-        Subscription::open(&site.shared, room, start)
+        self.on(|site| {
+            check_name("room", room, site.shared.policy.limits.name_bytes)?;
+            Subscription::open(&site.shared, room, start)
+        })
     }
 
     /// Reads a page of a room's history. May read the disk.
     pub fn history(&self, room: &str, query: HistoryQuery) -> Result<HistoryPage> {
-        let site = self.running()?;
-        check_name("room", room, site.shared.policy.limits.name_bytes)?;
-        site.shared.history.query(room, &query)
+        self.on(|site| {
+            check_name("room", room, site.shared.policy.limits.name_bytes)?;
+            site.shared.history.query(room, &query)
+        })
     }
 
     /// Who is in a room, on this node.
@@ -168,24 +179,26 @@ impl Engine {
     /// Errors: `invalid_name`, `invalid_data`, `too_deep`, `too_large`; `busy` while the connections' threads do not keep up;
     /// `stopped`.
     pub fn signal(&self, room: &str, user: &str, name: &str, json: &str) -> Result<()> {
-        let site = self.running()?;
-        let limits = &site.shared.policy.limits;
-        check_name("room", room, limits.name_bytes)?;
-        check_name("event", name, limits.name_bytes)?;
-        if !user.is_empty() {
-            check_name("user", user, limits.name_bytes)?;
-        }
-        if json.len() > limits.message_bytes {
-            return Err(Error::new(Code::TooLarge, "the signal's data is larger than message_bytes"));
-        }
-        let json = text::check_value(json, limits.json_depth)?;
-        let mut out = Vec::new();
-        frame::text(&mut out, |out| encode::signal(out, room, user, name, json));
-        if site.shared.hub.is_congested() {
-            return Err(congested());
-        }
-        site.shared.hub.signal(room, None, &out.into());
-        Ok(())
+        self.on(|site| {
+            let limits = &site.shared.policy.limits;
+            check_name("room", room, limits.name_bytes)?;
+            check_name("event", name, limits.name_bytes)?;
+            if !user.is_empty() {
+                check_name("user", user, limits.name_bytes)?;
+            }
+            if json.len() > limits.message_bytes {
+                let text = "the signal's data is larger than message_bytes";
+                return Err(Error::new(Code::TooLarge, text).at(Limit::MessageBytes));
+            }
+            let json = text::check_value(json, limits.json_depth)?;
+            let mut out = Vec::new();
+            frame::text(&mut out, |out| encode::signal(out, room, user, name, json));
+            if site.shared.hub.is_congested() {
+                return Err(congested());
+            }
+            site.shared.hub.signal(room, None, &out.into());
+            Ok(())
+        })
     }
 
     /// Takes a connection or a user's connections out of a room, or, without a room, closes them with `kicked`, which tells their
@@ -245,7 +258,7 @@ fn append_of(m: Message, promise: &Arc<Promise>, limits: &Limits) -> Result<Appe
     if m.data.len() > limits.message_bytes {
         let text =
             format!("a message has at most {} bytes, this one has {}", limits.message_bytes, m.data.len());
-        return Err(Error::new(Code::TooLarge, text));
+        return Err(Error::new(Code::TooLarge, text).at(Limit::MessageBytes));
     }
     if m.kind == Kind::Json {
         let json =

@@ -26,7 +26,9 @@ impl Subscription {
     pub(super) fn open(shared: &Arc<Shared>, room: &str, start: Start) -> Result<Subscription> {
         let room: Arc<str> = room.into();
         let limits = &shared.policy.limits;
-        let subscriber = Arc::new(Subscriber::new(limits.event_queue, limits.subscription_bytes));
+        shared.history.asked_start(&start);
+        let (count, bytes) = (limits.event_queue, limits.subscription_bytes);
+        let subscriber = Arc::new(Subscriber::new(count, bytes, shared.metrics.clone()));
         let cursor = shared.history.listen(&room, subscriber.clone())?;
         let epoch = shared.history.epoch(&room);
         let weak = Arc::downgrade(shared);

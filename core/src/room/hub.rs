@@ -6,12 +6,12 @@
 
 use crate::broker::append::{ConnectionKey, Reply};
 use crate::codes::Code;
-use crate::config::Limits;
+use crate::config::{Limit, Limits};
 use crate::error::Error;
 use crate::message::{Publication, Record};
 use crate::metrics::Metrics;
 use crate::protocol::frame;
-use crate::room::recent::{Frame, Recent};
+use crate::room::recent::{Frame, Recent, Run};
 use crate::room::subscriber::{Ended, Subscriber};
 use crate::view::{View, ViewError};
 use bytes::Bytes;
@@ -233,8 +233,14 @@ impl Hub {
             rooms.recent_bytes -= freed;
             rooms.recent_count -= count;
             rooms.idle.push_back(slot);
-            rooms.evict(self.rooms_limit);
+            self.evict(rooms);
         }
+    }
+
+    fn evict(&self, rooms: &mut Rooms) {
+        let before = rooms.evictions;
+        rooms.evict(self.rooms_limit);
+        self.metrics.limit_hits[Limit::RoomsInMemory].add(rooms.evictions - before);
     }
 
     /// A host listens to a room. Returns the cursor, as [`Hub::route`] does.
@@ -279,12 +285,20 @@ impl Hub {
 
     /// Frames of the room after a position, if they are in memory; see [`Recent::after`].
     pub fn recent(&self, name: &str, after: u64, to: u64, limit: usize, bytes: usize) -> Option<Vec<Frame>> {
-        self.lock().get(name)?.recent.after(after, to, limit, bytes)
+        self.frames_of(self.lock().get(name)?.recent.after(after, to, limit, bytes))
     }
 
     /// The newest frames of the room up to a position, if they are in memory; see [`Recent::newest`].
     pub fn newest(&self, name: &str, n: usize, to: u64, bytes: usize) -> Option<Vec<Frame>> {
-        self.lock().get(name)?.recent.newest(n, to, bytes)
+        self.frames_of(self.lock().get(name)?.recent.newest(n, to, bytes))
+    }
+
+    fn frames_of(&self, run: Option<Run>) -> Option<Vec<Frame>> {
+        let Run { frames, cut } = run?;
+        if cut {
+            self.metrics.limit_hits[Limit::HistoryPageBytes].inc();
+        }
+        Some(frames)
     }
 
     /// Sends a signal to the members of a room on all shards. Returns whether anyone listens.
@@ -444,8 +458,9 @@ impl Hub {
             for slot in deserted {
                 self.lost_audience(&mut rooms, slot);
             }
-            rooms.bound_recent(self.recent_limit);
-            rooms.evict(self.rooms_limit);
+            let dropped = rooms.bound_recent(self.recent_limit);
+            self.metrics.limit_hits[Limit::RecentBytes].add(dropped);
+            self.evict(&mut rooms);
             self.metrics.recent_bytes.set(rooms.recent_bytes as u64);
         }
         wakers.into_iter().for_each(Waker::wake);
@@ -597,7 +612,9 @@ impl Rooms {
         }
     }
 
-    fn bound_recent(&mut self, limit: usize) {
+    /// Drops the oldest recent publications while they are more than `limit` bytes. Returns how many.
+    fn bound_recent(&mut self, limit: usize) -> u64 {
+        let before = self.recent_count;
         while self.recent_bytes > limit
             && let Some(slot) = self.recent_order.pop_front()
         {
@@ -608,20 +625,29 @@ impl Rooms {
                 self.recent_count -= 1;
             }
         }
-        // One entry a publication; far more than are in memory means that rooms have emptied.
+        let dropped = before - self.recent_count;
+        // One entry a publication; far more than are in memory means that rooms have emptied, or wrapped around at their own bound:
+        // of each room the newest entries stay, as many as it has publications.
         if self.recent_order.len() > 2 * self.recent_count + 1024 {
-            let slots = &self.slots;
-            self.recent_order.retain(|&s| slots[s].as_ref().is_some_and(|r| !r.recent.is_empty()));
-            // A room that wraps around at its own bound leaves entries behind as well: keep the newest.
-            let surplus = self.recent_order.len().saturating_sub(self.recent_count);
-            self.recent_order.drain(..surplus);
+            let mut kept: HashMap<usize, usize> = HashMap::new();
+            let mut order: VecDeque<usize> = VecDeque::with_capacity(self.recent_count);
+            for &slot in self.recent_order.iter().rev() {
+                let n = kept.entry(slot).or_default();
+                if *n < self.slots[slot].as_ref().map_or(0, |r| r.recent.len()) {
+                    *n += 1;
+                    order.push_front(slot);
+                }
+            }
+            self.recent_order = order;
         }
+        dropped as u64
     }
 }
 
 /// A shard has more to write than `shard_inbox_bytes`.
 pub fn congested() -> Error {
-    Error::new(Code::Busy, "the connections' threads do not keep up; slow down").after(250)
+    let text = "the connections' threads do not keep up; slow down";
+    Error::new(Code::Busy, text).after(250).at(Limit::ShardInboxBytes)
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Who is in which room on this node. Changes are gathered, so that a room of 10,000 does not cost 10,000 squared.
 
+use crate::config::Limit;
+use crate::metrics::Metrics;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub struct Presence {
     rooms: Mutex<Rooms>,
     names: usize,
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Debug, Default)]
@@ -58,8 +61,8 @@ pub struct PresenceEvent {
 
 impl Presence {
     /// `names`: how many users a list or an event names at most.
-    pub fn new(names: usize) -> Presence {
-        Presence { rooms: Mutex::default(), names }
+    pub fn new(names: usize, metrics: Arc<Metrics>) -> Presence {
+        Presence { rooms: Mutex::default(), names, metrics }
     }
 
     fn lock(&self) -> MutexGuard<'_, Rooms> {
@@ -110,10 +113,12 @@ impl Presence {
     pub fn list(&self, name: &str) -> PresenceList {
         let rooms = self.lock();
         let Some(room) = rooms.map.get(name) else { return PresenceList::default() };
+        let truncated = room.users.len() > self.names;
+        self.metrics.limit_hits[Limit::PresenceNames].add(u64::from(truncated));
         PresenceList {
             count: room.members,
             users: room.users.iter().take(self.names).map(|(u, n)| (u.clone(), *n)).collect(),
-            truncated: room.users.len() > self.names,
+            truncated,
         }
     }
 
@@ -130,6 +135,8 @@ impl Presence {
             let many = std::mem::take(&mut room.many);
             if room.watchers > 0 {
                 let changes = (!many).then_some((joined, left));
+                self.metrics.limit_hits[Limit::PresenceGatherMs].inc();
+                self.metrics.limit_hits[Limit::PresenceNames].add(u64::from(many));
                 events.push(PresenceEvent { room: name, count: room.members, changes });
             }
         }
@@ -166,7 +173,7 @@ mod tests {
 
     #[test]
     fn events_name_first_and_last_connections_since_the_last_event() {
-        let p = Presence::new(3);
+        let p = Presence::new(3, Arc::default());
         let (room, ann, bob): (Arc<str>, Arc<str>, Arc<str>) = ("r".into(), "ann".into(), "bob".into());
         p.join(&room, &ann, false);
         assert!(p.gather().is_empty(), "nobody watches");

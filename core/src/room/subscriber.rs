@@ -1,9 +1,11 @@
 //! The bounded queue between the hub and a host's subscription.
 
 use crate::clock::LONGEST;
+use crate::config::Limit;
 use crate::message::Publication;
+use crate::metrics::Metrics;
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -14,6 +16,7 @@ pub struct Subscriber {
     ready: Condvar,
     max_count: usize,
     max_bytes: usize,
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Debug, Default)]
@@ -38,8 +41,8 @@ pub enum Ended {
 
 impl Subscriber {
     /// An empty queue with its bounds.
-    pub fn new(max_count: usize, max_bytes: usize) -> Subscriber {
-        Subscriber { queue: Mutex::default(), ready: Condvar::new(), max_count, max_bytes }
+    pub fn new(max_count: usize, max_bytes: usize, metrics: Arc<Metrics>) -> Subscriber {
+        Subscriber { queue: Mutex::default(), ready: Condvar::new(), max_count, max_bytes, metrics }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
@@ -57,7 +60,15 @@ impl Subscriber {
             q.bytes += p.record.body().len();
             q.items.push_back(p.clone());
         }
-        if q.items.len() > self.max_count || q.bytes > self.max_bytes {
+        let passed = if q.items.len() > self.max_count {
+            Some(Limit::EventQueue)
+        } else if q.bytes > self.max_bytes {
+            Some(Limit::SubscriptionBytes)
+        } else {
+            None
+        };
+        if let Some(limit) = passed {
+            self.metrics.limit_hits[limit].inc();
             q.items.clear();
             q.bytes = 0;
             q.ended = Some(Ended::Slow);

@@ -3,7 +3,7 @@
 use crate::broker::Health;
 use crate::codes::Code;
 use crate::command::{Connect, HistoryQuery};
-use crate::config::Limits;
+use crate::config::{Limit, Limits};
 use crate::error::Error;
 use crate::ids::check_name;
 use crate::protocol::native::{self, decode, encode};
@@ -41,6 +41,14 @@ pub(crate) struct Site {
 
 type Answer = Response<Full<Bytes>>;
 
+/// One HTTP connection.
+#[derive(Debug)]
+struct Visit {
+    /// None once it is granted an upgrade.
+    permit: Option<Permit>,
+    granted: Option<Granted>,
+}
+
 /// An upgrade that was granted.
 #[derive(Debug)]
 struct Granted {
@@ -49,32 +57,46 @@ struct Granted {
 }
 
 /// Serves one connection until it ends or is upgraded and handed to a shard.
-pub(crate) async fn serve(io: TcpStream, address: SocketAddr, site: &Arc<Site>) {
+pub(crate) async fn serve(io: TcpStream, address: SocketAddr, permit: Permit, site: &Arc<Site>) {
     // A peer that resets at once.
     let _ = io.set_nodelay(true);
     let limits = &site.shared.policy.limits;
-    let granted: Arc<Mutex<Option<Granted>>> = Arc::default();
+    let visit = Arc::new(Mutex::new(Visit { permit: Some(permit), granted: None }));
     let service = service_fn(|request: Request<Incoming>| {
-        let granted = granted.clone();
-        Box::pin(async move { Ok::<_, Infallible>(answer(request, address, site, &granted).await) })
+        let visit = visit.clone();
+        Box::pin(async move { Ok::<_, Infallible>(answer(request, site, &visit).await) })
     });
     let mut conn = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_millis(limits.handshake_timeout_ms))
+        // The least buffer that it takes; the head itself has its own bound.
         .max_buf_size(limits.header_bytes.max(8192))
+        .max_header_size(limits.header_bytes)
         .max_headers(limits.headers)
         .serve_connection(TokioIo::new(io), service);
     // A place among the handshakes is not kept for ever, also not by a client that reads no answers.
     let life = Duration::from_millis(limits.http_timeout_ms);
     let served = std::future::poll_fn(|cx| conn.poll_without_shutdown(cx));
-    if !matches!(tokio::time::timeout(life, served).await, Ok(Ok(()))) {
+    let served = tokio::time::timeout(life, served).await;
+    if !matches!(served, Ok(Ok(()))) {
+        let passed = match served {
+            Err(_) => Some(Limit::HttpTimeoutMs),
+            Ok(Err(e)) if e.is_timeout() => Some(Limit::HandshakeTimeoutMs),
+            // It does not say which of the two.
+            Ok(Err(e)) if e.is_parse_too_large() => {
+                let long = conn.into_parts().read_buf.len() >= limits.header_bytes;
+                Some(if long { Limit::HeaderBytes } else { Limit::Headers })
+            }
+            Ok(_) => None,
+        };
+        if let Some(limit) = passed {
+            site.shared.metrics.limit_hits[limit].inc();
+        }
         site.shared.metrics.handshakes_refused.inc();
         return;
     }
-    let Some(Granted { connect, permit }) = granted.lock().unwrap_or_else(PoisonError::into_inner).take()
-    else {
-        return;
-    };
+    let granted = visit.lock().unwrap_or_else(PoisonError::into_inner).granted.take();
+    let Some(Granted { connect, permit }) = granted else { return };
     let parts = conn.into_parts();
     // Out of tokio's reactor, still non-blocking.
     let Ok(io) = parts.io.into_inner().into_std() else { return };
@@ -86,16 +108,11 @@ pub(crate) async fn serve(io: TcpStream, address: SocketAddr, site: &Arc<Site>) 
     }
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    address: SocketAddr,
-    site: &Arc<Site>,
-    granted: &Mutex<Option<Granted>>,
-) -> Answer {
+async fn answer(request: Request<Incoming>, site: &Arc<Site>, visit: &Mutex<Visit>) -> Answer {
     let shared = &site.shared;
     let path = request.uri().path();
     if path == "/ws" {
-        return upgrade(&request, address, site, granted);
+        return upgrade(&request, site, visit);
     }
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");
@@ -125,12 +142,7 @@ async fn answer(
     }
 }
 
-fn upgrade(
-    request: &Request<Incoming>,
-    address: SocketAddr,
-    site: &Arc<Site>,
-    granted: &Mutex<Option<Granted>>,
-) -> Answer {
+fn upgrade(request: &Request<Incoming>, site: &Arc<Site>, visit: &Mutex<Visit>) -> Answer {
     let refuse = |status: StatusCode, message: &str| {
         site.shared.metrics.handshakes_refused.inc();
         text(status, &format!("{message}\n"))
@@ -147,7 +159,10 @@ fn upgrade(
     };
     let connect = match identity(request, &site.shared.policy.limits) {
         Ok(connect) => connect,
-        Err(e) => return refuse(StatusCode::BAD_REQUEST, &e.to_string()),
+        Err(e) => {
+            site.shared.metrics.refused(&e);
+            return refuse(StatusCode::BAD_REQUEST, &e.to_string());
+        }
     };
     let mut response = match create_response_with_body(request, || Full::new(Bytes::new())) {
         Ok(response) => response,
@@ -157,16 +172,26 @@ fn upgrade(
         let name = HeaderValue::from_static(native::SUBPROTOCOL);
         response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, name);
     }
-    match site.admission.enter(address.ip()) {
-        Ok(permit) => {
-            *granted.lock().unwrap_or_else(PoisonError::into_inner) = Some(Granted { connect, permit });
+    let mut visit = visit.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(mut permit) = visit.permit.take() else {
+        return refuse(StatusCode::BAD_REQUEST, "this connection has been upgraded already");
+    };
+    match permit.upgrade() {
+        Ok(()) => {
+            visit.granted = Some(Granted { connect, permit });
             response
         }
-        Err(Refusal::Full) => {
-            refuse(StatusCode::SERVICE_UNAVAILABLE, "the server has as many connections as it takes")
-        }
-        Err(Refusal::Address) => {
-            refuse(StatusCode::TOO_MANY_REQUESTS, "this address has as many connections as it may")
+        Err(refusal) => {
+            // It may ask again.
+            visit.permit = Some(permit);
+            match refusal {
+                Refusal::Full => {
+                    refuse(StatusCode::SERVICE_UNAVAILABLE, "the server has as many connections as it takes")
+                }
+                Refusal::Address => {
+                    refuse(StatusCode::TOO_MANY_REQUESTS, "this address has as many connections as it may")
+                }
+            }
         }
     }
 }
@@ -250,6 +275,10 @@ fn origin_allowed(headers: &HeaderMap, allowed: &[String]) -> bool {
 
 async fn history(room: &str, query: Option<&str>, site: &Arc<Site>) -> Answer {
     let limits = &site.shared.policy.limits;
+    let failed = |e: &Error| {
+        site.shared.metrics.refused(e);
+        failed(e)
+    };
     if site.shared.policy.authorizer {
         let message = "history by HTTP is closed while an authorizer is set; join the room and ask there";
         return failed(&Error::new(Code::Denied, message));

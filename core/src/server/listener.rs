@@ -1,6 +1,7 @@
 //! Listening: sockets are accepted on the engine's tokio thread, speak HTTP there, and move into a shard once upgraded.
 
 use crate::codes::Code;
+use crate::config::Limit;
 use crate::error::{Error, Result};
 use crate::server::http::{self, Site};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -55,7 +56,14 @@ pub(crate) async fn accept(listener: TcpListener, site: Arc<Site>, mut stop: wat
     let mut complained_ms = 0;
     loop {
         // A place first: what is over the limit waits in the kernel.
-        let Ok(place) = handshakes.clone().acquire_owned().await else { return };
+        let place = match handshakes.clone().try_acquire_owned() {
+            Ok(place) => place,
+            Err(_) => {
+                site.shared.metrics.limit_hits[Limit::Handshakes].inc();
+                let Ok(place) = handshakes.clone().acquire_owned().await else { return };
+                place
+            }
+        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = stop.changed() => return,
@@ -63,8 +71,12 @@ pub(crate) async fn accept(listener: TcpListener, site: Arc<Site>, mut stop: wat
         match accepted {
             Ok((io, address)) => {
                 let site = site.clone();
+                let Some(permit) = site.admission.arrive(address.ip()) else {
+                    site.shared.metrics.handshakes_refused.inc();
+                    continue;
+                };
                 tokio::spawn(async move {
-                    http::serve(io, address, &site).await;
+                    http::serve(io, address, permit, &site).await;
                     drop(place);
                 });
             }

@@ -10,6 +10,7 @@ mod members;
 
 use crate::broker::append::{Append, ConnectionKey};
 use crate::codes::Disconnect;
+use crate::config::Limit;
 use crate::events::Event;
 use crate::ids::HashKey;
 use crate::protocol::frame;
@@ -255,6 +256,11 @@ impl<N: Net> Shard<N> {
         self.flush_out();
     }
 
+    /// Counts a limit that was reached.
+    fn hit(&self, limit: Limit) {
+        self.shared.metrics.limit_hits[limit].inc();
+    }
+
     fn conn(&mut self, i: u32) -> Option<&mut Conn<N::Socket>> {
         self.conns.get_mut(i as usize)?.as_mut()
     }
@@ -361,8 +367,11 @@ impl<N: Net> Shard<N> {
             }
             if !x.backlog.is_empty() {
                 if now >= x.progress_ms + limits.slow_ms {
-                    // Its socket takes nothing, so it cannot be told.
-                    self.shared.metrics.disconnects_slow.inc();
+                    // Its socket takes nothing, so it cannot be told. One that is being closed already was counted then.
+                    if x.closing == Closing::No {
+                        self.shared.metrics.disconnects_slow.inc();
+                        self.hit(Limit::SlowMs);
+                    }
                     self.announce_end(i, Some(Disconnect::Slow));
                     self.dead.push(i);
                     return;
@@ -381,6 +390,7 @@ impl<N: Net> Shard<N> {
         let Some(c) = self.conn(i) else { return };
         if c.session.is_new() && !c.is_closing() {
             if idle >= limits.handshake_timeout_ms {
+                self.hit(Limit::HandshakeTimeoutMs);
                 self.close(i, Disconnect::Handshake, "the first frame did not come in time");
                 return;
             }
@@ -392,9 +402,11 @@ impl<N: Net> Shard<N> {
             if c.pinged_ms == 0 {
                 c.pinged_ms = now;
                 next = now + limits.heartbeat_timeout_ms;
+                self.hit(Limit::HeartbeatMs);
                 self.write(i, &frame::PING);
             } else if now >= c.pinged_ms + limits.heartbeat_timeout_ms {
                 self.shared.metrics.disconnects_heartbeat.inc();
+                self.hit(Limit::HeartbeatTimeoutMs);
                 self.close(i, Disconnect::Heartbeat, "no answer to a ping");
                 return;
             } else {
@@ -509,6 +521,7 @@ impl<N: Net> Shard<N> {
         x.backlog.extend(first);
         self.shared.metrics.backlog_bytes.sub(dropped as u64);
         self.shared.metrics.disconnects_slow.inc();
+        self.hit(Limit::OutboundBytes);
         self.close(i, Disconnect::Slow, "this connection did not keep up");
     }
 

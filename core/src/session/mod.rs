@@ -6,7 +6,7 @@ pub mod stream;
 
 use crate::codes::{Code, Disconnect, Retry};
 use crate::command::{Command, Connect, HistoryQuery, Join, JoinOptions, Publish, Ref, Signal};
-use crate::config::Limits;
+use crate::config::{Limit, Limits};
 use crate::error::Error;
 use crate::ids::check_name;
 use crate::message::Kind;
@@ -38,6 +38,8 @@ pub struct Session {
     /// Publishes that wait for their outcome.
     pending: u32,
     bad: u32,
+    /// The last publish was refused: the burst is used up.
+    throttled: bool,
     /// A hook or a history read of this session is under way.
     waiting: bool,
 }
@@ -141,6 +143,8 @@ pub enum Effect {
         /// The request's ref.
         reference: Ref,
     },
+    /// Count a limit that was reached, where no error tells it.
+    Hit(Limit),
     /// Close the connection.
     Close(Disconnect, &'static str),
 }
@@ -197,6 +201,7 @@ impl Session {
             requests: Bucket::default(),
             pending: 0,
             bad: 0,
+            throttled: false,
             waiting: false,
         }
     }
@@ -337,6 +342,7 @@ impl Session {
         &mut self,
         message: Message,
         answer: Result<Option<Replacement>, Error>,
+        policy: &Policy,
         out: &mut Vec<Effect>,
     ) {
         self.waiting = false;
@@ -346,8 +352,7 @@ impl Session {
         match answer {
             Ok(replaced) => {
                 let (kind, data) = replaced.unwrap_or((message.kind, message.data));
-                self.pending += 1;
-                out.push(Effect::Append(Message { kind, data, ..message }));
+                self.append(Message { kind, data, ..message }, policy, out);
             }
             Err(error) => out.push(Effect::Fail(refused(message, error))),
         }
@@ -371,6 +376,7 @@ impl Session {
         out.push(Effect::Fail(failure));
         self.bad += 1;
         if self.bad > policy.limits.bad_requests {
+            out.push(Effect::Hit(Limit::BadRequests));
             self.close(Disconnect::Protocol, "too many malformed requests", out);
         }
     }
@@ -429,6 +435,7 @@ impl Session {
                 let room = self.room(room);
                 if let Err(after) = self.requests.take(limits.request_rate, limits.request_rate, now_ms) {
                     let error = Error::new(Code::RateLimited, "too many requests; slow down").after(after);
+                    let error = error.at(Limit::RequestRate);
                     out.push(Effect::Fail(Failure { room, ..Failure::new(error, reference) }));
                     return true;
                 }
@@ -486,7 +493,8 @@ impl Session {
         let error = if self.membership(&room).is_some() {
             Error::new(Code::AlreadyJoined, "this connection is in the room already; leave it first")
         } else if self.memberships.len() >= policy.limits.rooms_per_connection {
-            Error::new(Code::TooManyRooms, "this connection is in as many rooms as it may; leave one first")
+            let text = "this connection is in as many rooms as it may; leave one first";
+            Error::new(Code::TooManyRooms, text).at(Limit::RoomsPerConnection)
         } else if policy.authorizer {
             self.waiting = true;
             out.push(Effect::AskJoin { room, options, reference });
@@ -536,15 +544,28 @@ impl Session {
             reference: p.reference,
         };
         if let Err(after) = self.publishes.take(limits.publish_rate, limits.publish_burst, now_ms) {
+            if !std::mem::replace(&mut self.throttled, true) {
+                out.push(Effect::Hit(Limit::PublishBurst));
+            }
             let error = Error::new(Code::RateLimited, "too many publishes; slow down").after(after);
-            out.push(Effect::Fail(refused(message, error)));
-        } else if policy.publish_hook {
+            out.push(Effect::Fail(refused(message, error.at(Limit::PublishRate))));
+            return;
+        }
+        self.throttled = false;
+        if policy.publish_hook {
             self.waiting = true;
             out.push(Effect::AskPublish(message));
         } else {
-            self.pending += 1;
-            out.push(Effect::Append(message));
+            self.append(message, policy, out);
         }
+    }
+
+    fn append(&mut self, message: Message, policy: &Policy, out: &mut Vec<Effect>) {
+        self.pending += 1;
+        if self.pending as usize >= policy.limits.pending_publishes.max(1) {
+            out.push(Effect::Hit(Limit::PendingPublishes));
+        }
+        out.push(Effect::Append(message));
     }
 }
 

@@ -131,7 +131,10 @@ impl Model {
     fn see(&mut self, effects: Vec<Effect>, policy: &Policy) {
         for effect in effects {
             assert!(!self.closed, "{effect:?} after the close");
-            if !matches!(effect, Effect::AskConnect { .. } | Effect::Close(..) | Effect::Fail(_)) {
+            if !matches!(
+                effect,
+                Effect::AskConnect { .. } | Effect::Close(..) | Effect::Fail(_) | Effect::Hit(_)
+            ) {
                 assert!(self.connected, "{effect:?} before the connect");
                 assert!(
                     self.welcomed || matches!(effect, Effect::Welcome { .. }),
@@ -190,6 +193,7 @@ impl Model {
                 Effect::History { reference, .. } => {
                     assert_eq!(self.waits.replace(Waits::Read(reference)), None);
                 }
+                Effect::Hit(_) => {}
                 Effect::Close(..) => self.closed = true,
             }
         }
@@ -280,7 +284,7 @@ fn answer(yes: bool, session: &mut Session, model: &mut Model, policy: &Policy, 
         }
         Some(Waits::Publish(message)) => {
             let answer = if yes { Ok(None) } else { Err(denied()) };
-            session.publish_answered(message, answer, out);
+            session.publish_answered(message, answer, policy, out);
         }
         Some(Waits::Read(reference) | Waits::Start(_, reference)) => {
             session.done_waiting();

@@ -1,6 +1,7 @@
 //! JSON text without a tree: what data may be, and how strings and numbers are written.
 
 use crate::codes::Code;
+use crate::config::Limit;
 use crate::error::{Error, Result};
 use serde::de::IgnoredAny;
 
@@ -37,10 +38,8 @@ fn walk(json: &str, depth: usize, surrogates: bool) -> Result<()> {
             b'[' | b'{' => {
                 level += 1;
                 if level > depth {
-                    return Err(Error::new(
-                        Code::TooDeep,
-                        format!("JSON may be nested {depth} levels deep at most: flatten it"),
-                    ));
+                    let text = format!("JSON may be nested {depth} levels deep at most: flatten it");
+                    return Err(Error::new(Code::TooDeep, text).at(Limit::JsonDepth));
                 }
             }
             b']' | b'}' => level = level.saturating_sub(1),

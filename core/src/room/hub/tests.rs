@@ -191,7 +191,7 @@ impl std::task::Wake for Inline {
 fn a_host_may_call_back_when_it_is_woken() {
     let mut rig = rig(1, 100);
     let hub = Arc::new(std::mem::replace(&mut rig.hub, self::rig(1, 1).hub));
-    let subscriber = Arc::new(Subscriber::new(10, 1000));
+    let subscriber = Arc::new(Subscriber::new(10, 1000, Arc::default()));
     hub.subscribe(&"a".into(), subscriber.clone()).unwrap();
     let waker = Waker::from(Arc::new(Inline(Mutex::new(Some((hub.clone(), subscriber.clone()))))));
     assert!(subscriber.poll(1, &waker).is_pending());
@@ -213,7 +213,7 @@ fn a_host_may_call_back_when_it_is_woken() {
 fn a_subscription_that_was_given_up_does_not_keep_its_room() {
     let rig = rig(1, 1);
     for room in ["a", "b", "c"] {
-        let subscriber = Arc::new(Subscriber::new(1, 1000));
+        let subscriber = Arc::new(Subscriber::new(1, 1000, Arc::default()));
         rig.hub.subscribe(&room.into(), subscriber.clone()).unwrap();
         assert_eq!(rig.hub.metrics.rooms.get(), 1);
         rig.publish(&[room.into(), room.into()]);

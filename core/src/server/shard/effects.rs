@@ -3,7 +3,7 @@
 use super::{Shard, connection_name};
 use crate::broker::append::{Append, ConnectionKey, Outcome, Reply, Waiter};
 use crate::codes::Code;
-use crate::config::Limits;
+use crate::config::{Limit, Limits};
 use crate::error::Error;
 use crate::events::Event;
 use crate::hooks::{ConnectRequest, Decision, JoinRequest, PublishRequest, Way};
@@ -94,6 +94,7 @@ impl<N: Net> Shard<N> {
                 };
                 self.ask(i, HookFor::Publish(message), |way| Call::Publish(request, way));
             }
+            Effect::Hit(limit) => self.hit(limit),
             Effect::Close(why, text) => self.close(i, why, text),
         }
     }
@@ -109,6 +110,7 @@ impl<N: Net> Shard<N> {
 
     /// Sends an error.
     pub(super) fn fail(&mut self, i: u32, f: &Failure) {
+        self.shared.metrics.refused(&f.error);
         if f.error.code() == Code::RateLimited {
             self.shared.metrics.rate_limited.inc();
         }
@@ -165,6 +167,7 @@ impl<N: Net> Shard<N> {
         let queued = shared.hooks.as_ref().is_some_and(|pool| pool.call(call(Way::new(sink, number))));
         if !queued {
             let error = Error::new(Code::Busy, "too many requests wait for the host's hooks");
+            let error = error.at(Limit::HookQueue);
             self.hook_done(i, number, Decision::Deny(error));
         }
     }
@@ -182,7 +185,7 @@ impl<N: Net> Shard<N> {
         if let Some(call) = call {
             self.shared.metrics.hook_failures.inc();
             let error = Error::new(Code::HookTimeout, "the host did not answer in time");
-            self.hook_done(i, call, Decision::Deny(error));
+            self.hook_done(i, call, Decision::Deny(error.at(Limit::HookTimeoutMs)));
         }
     }
 
@@ -229,7 +232,7 @@ impl<N: Net> Shard<N> {
                     }
                     None => Ok(None),
                 });
-                c.session.publish_answered(message, answer, &mut effects);
+                c.session.publish_answered(message, answer, &shared.policy, &mut effects);
             }
         }
         c.tidy();
@@ -304,11 +307,14 @@ fn check_replacement(kind: Kind, data: &[u8], limits: &Limits) -> Result<(), Err
         Error::new(Code::Internal, format!("the publish hook's replacement cannot be stored: {why}"))
     };
     if data.len() > limits.message_bytes {
-        return Err(what("it is larger than message_bytes"));
+        return Err(what("it is larger than message_bytes").at(Limit::MessageBytes));
     }
     match (kind, std::str::from_utf8(data)) {
         (Kind::Json, Ok(json)) => {
-            text::check_value(json, limits.json_depth).map(drop).map_err(|e| what(e.message()))
+            text::check_value(json, limits.json_depth).map(drop).map_err(|e| match e.limit() {
+                Some(limit) => what(e.message()).at(limit),
+                None => what(e.message()),
+            })
         }
         (Kind::Json, Err(_)) => Err(what("JSON must be UTF-8")),
         (Kind::Binary, _) => Ok(()),

@@ -2,6 +2,7 @@
 
 use super::Shard;
 use crate::codes::Disconnect;
+use crate::config::Limit;
 use crate::protocol::native::decode::{self, Refused};
 use crate::server::conn::Closing;
 use crate::server::net::{Net, Socket};
@@ -160,6 +161,7 @@ impl<N: Net> Shard<N> {
             if wire::is_fragment(&head) && fragments >= policy.limits.fragments {
                 self.write(i, &crate::protocol::frame::close(1008, "too many fragments"));
                 self.shared.metrics.disconnects_protocol.inc();
+                self.hit(Limit::Fragments);
                 self.finish(i, Some(Disconnect::Protocol));
                 return Done::All;
             }
@@ -200,6 +202,9 @@ impl<N: Net> Shard<N> {
         let why = match wire::close_for(e) {
             Some(close) => {
                 self.shared.metrics.disconnects_protocol.inc();
+                if matches!(e, tokio_tungstenite::tungstenite::Error::Capacity(_)) {
+                    self.hit(Limit::MessageBytes);
+                }
                 self.write(i, &close);
                 Some(Disconnect::Protocol)
             }

@@ -4,6 +4,7 @@ use super::{Shard, connection_name};
 use crate::broker::history::{StreamPage, StreamStart};
 use crate::codes::{Code, Disconnect};
 use crate::command::{JoinOptions, Ref, Start};
+use crate::config::Limit;
 use crate::error::{Error, Result};
 use crate::events::Event;
 use crate::protocol::frame;
@@ -36,6 +37,7 @@ impl<N: Net> Shard<N> {
                 }
             }
         };
+        self.shared.history.asked_start(&options.start);
         self.streams += 1;
         let number = self.streams;
         let Some(c) = self.conns.get_mut(i as usize).and_then(Option::as_mut) else { return };
@@ -251,6 +253,9 @@ impl<N: Net> Shard<N> {
     fn submit(&mut self, i: u32, job: Job) {
         if let Some(c) = self.conn(i) {
             c.extra().reading = true;
+        }
+        if self.reads_running >= self.shared.policy.limits.history_reads.max(1) {
+            self.hit(Limit::HistoryReads);
         }
         self.reads_waiting.push_back(job);
         self.start_reads();
