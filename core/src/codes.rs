@@ -149,7 +149,7 @@ codes! {
     Disconnect {
         /// The engine is stopping or restarting.
         Shutdown = 4000, "shutdown";
-        /// The connection did not take what was sent to it: its backlog passed `outbound_bytes`, or it stood still for `slow_ms`.
+        /// The connection did not take what was sent to it: its backlog passed `outbound_bytes`. One that stood still for `slow_ms` ends without a close frame.
         Slow = 4001, "slow";
         /// No answer to a heartbeat within `heartbeat_timeout_ms`.
         Heartbeat = 4002, "heartbeat";
@@ -161,7 +161,7 @@ codes! {
         Kicked = 4500, "kicked";
         /// The connection's credentials were refused.
         Unauthorized = 4501, "unauthorized";
-        /// The connection broke the protocol, for instance with a binary frame or `bad_requests` malformed frames.
+        /// The connection broke the protocol, for instance with a binary frame, `bad_requests` malformed frames, or a first frame that does not say who it is.
         Protocol = 4502, "protocol";
         /// A fault in klatch itself.
         Internal = 4503, "internal";

@@ -8,7 +8,6 @@ use crate::codes::{Code, Disconnect, Retry};
 use crate::command::{Command, Connect, HistoryQuery, Join, JoinOptions, Publish, Ref, Signal};
 use crate::config::{Limit, Limits};
 use crate::error::Error;
-use crate::ids::check_name;
 use crate::message::Kind;
 use bucket::Bucket;
 use std::sync::Arc;
@@ -246,7 +245,8 @@ impl Session {
         self.waiting = false;
     }
 
-    /// The connection names its user and default room: from the query and headers, or from its first frame.
+    /// The connection names its user and default room: from the query and headers, or from its first frame. Both have been
+    /// checked.
     pub fn connect(&mut self, c: Connect<'_>, policy: &Policy, out: &mut Vec<Effect>) {
         if self.state == State::Closed {
             return;
@@ -255,19 +255,7 @@ impl Session {
             let error = Error::new(Code::BadRequest, "connect may only be the first frame of a connection");
             return self.malformed(Failure::new(error, c.reference), policy, out);
         }
-        let limit = policy.limits.name_bytes;
         let user = c.user.as_deref().unwrap_or_default();
-        let checked = match &c.room {
-            Some(room) => check_name("room", room, limit),
-            None => Ok(()),
-        };
-        let checked =
-            checked.and_then(|()| if user.is_empty() { Ok(()) } else { check_name("user", user, limit) });
-        if let Err(error) = checked {
-            out.push(Effect::Fail(Failure::new(error, c.reference)));
-            self.close(Disconnect::Protocol, "the connection's room or user name cannot be used", out);
-            return;
-        }
         self.default_room = c.room.as_deref().map(Arc::from);
         let join = self.default_room.is_some().then_some(c.options);
         if policy.authorizer {
@@ -358,9 +346,21 @@ impl Session {
         }
     }
 
-    /// A frame that is no command. Must not be called while [`Session::is_busy`]. False: give it again when the session is no
-    /// longer busy.
-    pub fn refused(&mut self, failure: Failure, policy: &Policy, out: &mut Vec<Effect>) -> bool {
+    /// A frame that is no command; `connect`: it was to say, or may have been to say, whom the connection is from. Must not be
+    /// called while [`Session::is_busy`]. False: give it again when the session is no longer busy.
+    pub fn refused(
+        &mut self,
+        failure: Failure,
+        connect: bool,
+        policy: &Policy,
+        out: &mut Vec<Effect>,
+    ) -> bool {
+        if connect && self.state == State::New {
+            // Whoever meant to say who it is must not go on as nobody.
+            out.push(Effect::Fail(failure));
+            self.close(Disconnect::Protocol, "the first frame does not say who this is", out);
+            return true;
+        }
         if !self.ready(policy, out) {
             return self.state == State::Closed;
         }

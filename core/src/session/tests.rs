@@ -24,6 +24,8 @@ enum Step {
     /// A malformed frame, or one with a name that cannot be one.
     Refused {
         malformed: bool,
+        /// It was a connect.
+        connect: bool,
     },
     /// What is waited for comes: yes or no.
     Answer(bool),
@@ -47,7 +49,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => room().prop_map(Step::History),
         1 => room().prop_map(Step::Presence),
         1 => Just(Step::Ping),
-        1 => any::<bool>().prop_map(|malformed| Step::Refused { malformed }),
+        1 => (any::<bool>(), any::<bool>())
+            .prop_map(|(malformed, connect)| Step::Refused { malformed, connect: malformed || connect }),
         8 => prop::bool::weighted(0.8).prop_map(Step::Answer),
         5 => Just(Step::Settled),
         1 => (0..ROOMS.len()).prop_map(Step::Evict),
@@ -88,6 +91,8 @@ enum Waits {
 #[derive(Default)]
 struct Model {
     connected: bool,
+    /// The first frame was to say who it is, and did not.
+    first_refused: bool,
     welcomed: bool,
     closed: bool,
     default_room: bool,
@@ -153,7 +158,8 @@ impl Model {
                 }
                 Effect::Fail(f) => {
                     // Before the welcome only the refusal of the connection itself.
-                    assert!(self.welcomed || f.error.code() == Code::Denied, "{f:?} before the welcome");
+                    let refusal = f.error.code() == Code::Denied || self.first_refused;
+                    assert!(self.welcomed || refusal, "{f:?} before the welcome");
                     assert!(f.publish || f.id.is_none());
                     self.answered(f.reference);
                 }
@@ -390,11 +396,12 @@ fn act(
     let refs = model.refs;
     let known = expected(step, model, policy);
     let taken = match step {
-        Step::Refused { malformed } => {
+        Step::Refused { malformed, connect } => {
+            model.first_refused = *connect && session.is_new();
             let code = if *malformed { Code::BadRequest } else { Code::InvalidName };
             let reference = model.reference();
             let failure = Failure::new(Error::new(code, ""), reference);
-            session.refused(failure, policy, out)
+            session.refused(failure, *connect, policy, out)
         }
         step => match request(step, model, deep) {
             Some(command) => session.command(command, policy, now, out),
@@ -434,8 +441,12 @@ fn act(
         ),
         (None, None) => {}
     }
-    let bad = matches!(step, Step::Refused { malformed: true }) || known == Some(Code::BadRequest);
-    model.bad += u32::from(bad);
     let closes = out.iter().any(|e| matches!(e, Effect::Close(..)));
+    if model.first_refused {
+        assert!(first && closes && out.len() == 2, "an error, the close, and nothing else: {out:?}");
+        return;
+    }
+    let bad = matches!(step, Step::Refused { malformed: true, .. }) || known == Some(Code::BadRequest);
+    model.bad += u32::from(bad);
     assert_eq!(closes, bad && model.bad > policy.limits.bad_requests, "after {} malformed", model.bad);
 }

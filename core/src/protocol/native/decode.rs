@@ -29,6 +29,8 @@ pub struct Refused {
     pub room: Option<String>,
     /// Whether it was a publish: then the reply says that nothing was stored.
     pub publish: bool,
+    /// Whether it was a connect, or may have been one: then nobody knows whom it is from.
+    pub connect: bool,
 }
 
 /// Decodes one text frame. Strings and data are borrowed from it wherever they have no escapes to undo.
@@ -43,16 +45,21 @@ pub fn decode<'a>(text: &'a str, limits: &Limits) -> Result<Command<'a>, Refused
     }
 }
 
+/// The requests that do not say whom a connection is from.
+const OTHERS: [&str; 7] = ["join", "leave", "publish", "signal", "history", "presence", "ping"];
+
 fn refused(fields: &Fields<'_>, error: Error, limits: &Limits) -> Refused {
     let text = |field, most| {
         fields.string(field).ok().flatten().filter(|text| text.len() <= most).map(Cow::into_owned)
     };
+    let kind = fields.string(Field::Type).ok().flatten();
     Refused {
+        publish: kind.as_deref() == Some("publish"),
+        connect: !kind.as_deref().is_some_and(|kind| OTHERS.contains(&kind)),
         error,
         reference: fields.number(Field::Ref).ok().flatten(),
         id: text(Field::Id, MAX_ID),
         room: text(Field::Room, limits.name_bytes),
-        publish: matches!(fields.string(Field::Type), Ok(Some(kind)) if kind == "publish"),
     }
 }
 

@@ -223,7 +223,10 @@ impl<N: Net> Shard<N> {
         let Some(c) = self.conns.get_mut(i as usize).and_then(Option::as_mut) else { return };
         let taken = match decode::decode(text, &shared.policy.limits) {
             Ok(command) => c.session.command(command, &shared.policy, now, &mut effects),
-            Err(refused) => c.session.refused(failure(refused), &shared.policy, &mut effects),
+            Err(refused) => {
+                let connect = refused.connect;
+                c.session.refused(failure(refused), connect, &shared.policy, &mut effects)
+            }
         };
         if !taken {
             c.extra().first = Some(text.to_owned());

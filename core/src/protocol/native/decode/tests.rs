@@ -446,6 +446,29 @@ fn a_refusal_carries_what_could_be_read() {
     assert_eq!(given(&text), (Some(1), None, None, true));
 }
 
+/// Only what is plainly another request is not taken for a connect that failed.
+#[test]
+fn a_refusal_tells_a_connect_from_other_requests() {
+    for text in [
+        "{",
+        "[]",
+        "",
+        r#"{"ref":1}"#,
+        r#"{"type":5}"#,
+        r#"{"type":"conect"}"#,
+        r#"{"type":"connect","user":5}"#,
+        r#"{"type":"connect","room":"a\u0000b"}"#,
+        r#"{"type":"connect","user":"\ud800"}"#,
+        r#"{"user":"ann","type":"connect","user":"bob"}"#,
+        &format!(r#"{{"x":{},"type":"connect"}}"#, nested(65)),
+    ] {
+        assert!(refused(text).connect, "{text}");
+    }
+    for kind in ["join", "leave", "publish", "signal", "history", "presence", "ping"] {
+        assert!(!refused(&format!(r#"{{"type":"{kind}","ref":"x"}}"#)).connect, "{kind}");
+    }
+}
+
 #[test]
 fn error_texts_quote_nothing() {
     let secret = "s3cr3t";
