@@ -1,4 +1,4 @@
-//! WebSocket frames out (RFC 6455 section 5.2): unmasked, unfragmented text.
+//! WebSocket frames out (RFC 6455 section 5.2): unmasked and unfragmented.
 
 use crate::message::Record;
 use crate::protocol::native::encode;
@@ -21,6 +21,13 @@ pub fn text(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
         out[start + 1] = 127;
         out.splice(start + 2..at, (len as u64).to_be_bytes());
     }
+}
+
+/// Appends one binary frame.
+pub fn binary(out: &mut Vec<u8>, payload: &[u8]) {
+    let start = out.len();
+    text(out, |out| out.extend_from_slice(payload));
+    out[start] = 0x82;
 }
 
 /// Appends the frame of a publication.

@@ -45,6 +45,8 @@ pub(crate) struct Shard<N: Net> {
     shared: Arc<Shared>,
     inbox: Arc<Inbox>,
     net: N,
+    /// For the tests of the WebSocket itself: each message is sent back as it came.
+    pub(crate) echo: bool,
     conns: Vec<Option<Conn<N::Socket>>>,
     generations: Vec<u32>,
     free: Vec<u32>,
@@ -99,10 +101,12 @@ impl Starting {
     pub(crate) fn start(
         self,
         shared: Arc<Shared>,
+        echo: bool,
         ended: Sender<()>,
     ) -> io::Result<std::thread::JoinHandle<()>> {
         let registry = self.poll.registry().try_clone()?;
-        let shard = Shard::new(self.index, shared, self.inbox, registry);
+        let mut shard = Shard::new(self.index, shared, self.inbox, registry);
+        shard.echo = echo;
         let inbox = shard.inbox.clone();
         std::thread::Builder::new().name(format!("klatch-shard-{}", self.index)).spawn(move || {
             // A fault here must not stop the others: its connections are closed with it, /readyz tells, new ones go elsewhere.
@@ -144,6 +148,7 @@ impl<N: Net> Shard<N> {
             shared,
             inbox,
             net,
+            echo: false,
             conns: Vec::new(),
             generations: Vec::new(),
             free: Vec::new(),

@@ -78,7 +78,7 @@ pub(crate) enum Got {
     /// A text message.
     Text(String),
     /// A binary message.
-    Binary,
+    Binary(Vec<u8>),
 }
 
 /// Feeds one frame; what tungstenite writes goes to `out`. An error ends the connection once `out` is sent.
@@ -92,7 +92,7 @@ pub(crate) fn feed(
     loop {
         match ws.read(&mut tap) {
             Ok(Message::Text(t)) => each(Got::Text(t.as_str().to_owned())),
-            Ok(Message::Binary(_)) => each(Got::Binary),
+            Ok(Message::Binary(b)) => each(Got::Binary(b.to_vec())),
             // The pong or the close reply is queued; the next read writes it.
             Ok(_) => {}
             Err(Error::Io(e)) if e.kind() == ErrorKind::WouldBlock => return Ok(()),

@@ -135,20 +135,16 @@ impl<N: Net> Shard<N> {
                 }
                 Err(e) => return self.protocol_error(i, &e),
             };
-            let (frame, rest) = take(&mut b).split_at_mut(end);
+            let (whole, rest) = take(&mut b).split_at_mut(end);
             b = rest;
             let (mid, fragments) = c.extra.as_ref().map_or((false, 0), |x| (x.mid, x.fragments));
             if !mid && let (Some(text), Some(mask)) = (wire::plain(&head), head.mask) {
-                if !text {
-                    self.close(
-                        i,
-                        Disconnect::Protocol,
-                        "binary frames are not part of this protocol; send JSON text",
-                    );
-                    return Done::All;
-                }
-                let payload = &mut frame[at..];
+                let payload = &mut whole[at..];
                 wire::unmask(payload, mask);
+                if !text {
+                    self.binary(i, payload);
+                    continue;
+                }
                 match std::str::from_utf8(payload) {
                     Ok(text) => self.message(i, text),
                     Err(e) => {
@@ -168,7 +164,7 @@ impl<N: Net> Shard<N> {
             let x = c.extra();
             let mut ws = x.ws.take().unwrap_or_else(|| wire::context(max));
             let (mut out, mut got) = (Vec::new(), Vec::new());
-            let fed = wire::feed(&mut ws, frame, &mut out, |g| got.push(g));
+            let fed = wire::feed(&mut ws, whole, &mut out, |g| got.push(g));
             let done = wire::finishes(&head, mid);
             x.mid = !done;
             x.fragments = if done { 0 } else { fragments + usize::from(wire::is_fragment(&head)) };
@@ -178,10 +174,7 @@ impl<N: Net> Shard<N> {
             for g in got {
                 match g {
                     Got::Text(text) => self.message(i, &text),
-                    Got::Binary => {
-                        let text = "binary frames are not part of this protocol; send JSON text";
-                        self.close(i, Disconnect::Protocol, text);
-                    }
+                    Got::Binary(payload) => self.binary(i, &payload),
                 }
             }
             if !out.is_empty() {
@@ -215,8 +208,21 @@ impl<N: Net> Shard<N> {
         Done::All
     }
 
+    /// One binary message of a client.
+    fn binary(&mut self, i: u32, payload: &[u8]) {
+        if self.echo {
+            let mut out = Vec::new();
+            crate::protocol::frame::binary(&mut out, payload);
+            return self.write(i, &out);
+        }
+        self.close(i, Disconnect::Protocol, "binary frames are not part of this protocol; send JSON text");
+    }
+
     /// One message of a client.
     pub(super) fn message(&mut self, i: u32, text: &str) {
+        if self.echo {
+            return self.say(i, |out| out.extend_from_slice(text.as_bytes()));
+        }
         let shared = self.shared.clone();
         let now = self.now_ms;
         let mut effects = take(&mut self.effects);
