@@ -16,11 +16,12 @@ use std::sync::Arc;
 pub(super) const READ: usize = 64 << 10;
 
 /// What processing a buffer came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Done {
-    /// All of it was used or kept.
-    All,
-    /// The session became busy; the rest was kept.
-    Stalled,
+    /// All whole frames were used; so many bytes are left, the beginning of one.
+    All(usize),
+    /// The session became busy; so many bytes are left.
+    Stalled(usize),
     /// The connection has ended.
     Ended,
 }
@@ -41,35 +42,28 @@ impl<N: Net> Shard<N> {
             return;
         }
         let mut buf = take(&mut self.buf);
-        let mut have = 0;
+        let mut kept = Vec::new();
         let Some(c) = self.conns.get_mut(i as usize).and_then(Option::as_mut) else { return };
         if let Some(x) = &mut c.extra {
-            x.unread = false;
-            if take(&mut x.stalled) {
+            kept = take(&mut x.partial);
+            x.unread = take(&mut x.stalled);
+            if x.unread {
                 // Whole frames from before: these first, and nothing is read until they are done.
-                let mut kept = take(&mut x.partial);
-                x.unread = true;
                 self.buf = buf;
-                match self.frames(i, &mut kept) {
+                match self.kept_frames(i, kept) {
                     Done::Ended => self.dead.push(i),
-                    Done::All => self.again.push(i),
-                    Done::Stalled => {}
+                    Done::All(_) => self.again.push(i),
+                    Done::Stalled(_) => {}
                 }
                 return;
             }
-            // The start of a frame from an earlier turn.
-            have = x.partial.len();
-            if buf.len() < have + READ {
-                buf.resize(have + READ, 0);
-            }
-            buf[..have].copy_from_slice(&x.partial);
-            x.partial = Vec::new();
         }
         let mut ended = false;
-        match c.io.read(&mut buf[have..]) {
+        let mut came = 0;
+        match c.io.read(&mut buf) {
             Ok(0) => ended = true,
             Ok(n) => {
-                have += n;
+                came = n;
                 // The time for the first frame is not prolonged by anything.
                 if !c.session.is_new() {
                     c.seen_ms = self.now_ms;
@@ -77,25 +71,46 @@ impl<N: Net> Shard<N> {
                 }
                 // A full buffer means that there may be more. A short one was all: what comes behind it, the end too, raises an
                 // event of its own.
-                if have == buf.len() {
+                if came == buf.len() {
                     self.again.push(i);
                 }
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock || e.kind() == ErrorKind::Interrupted => {}
             Err(_) => ended = true,
         }
-        match self.frames(i, &mut buf[..have]) {
-            Done::Ended => ended = true,
-            Done::All | Done::Stalled => {}
-        }
-        if ended {
+        let done = if kept.is_empty() {
+            let done = self.frames(i, &mut buf[..came]);
+            self.keep(i, done, |left| buf[came - left..came].to_vec());
+            done
+        } else {
+            kept.extend_from_slice(&buf[..came]);
+            self.kept_frames(i, kept)
+        };
+        if ended || done == Done::Ended {
             self.dead.push(i);
         }
-        if buf.len() > READ {
-            buf.truncate(READ);
-            buf.shrink_to_fit();
-        }
         self.buf = buf;
+    }
+
+    /// Takes the frames of what was kept, and of what came behind it.
+    fn kept_frames(&mut self, i: u32, mut kept: Vec<u8>) -> Done {
+        let done = self.frames(i, &mut kept);
+        // The beginning of a frame that is still not whole stays where it is: one that comes byte by byte costs a copy of each
+        // byte, not of all before it.
+        self.keep(i, done, |left| if left == kept.len() { kept } else { kept[kept.len() - left..].to_vec() });
+        done
+    }
+
+    /// Keeps what is left for a later turn.
+    fn keep(&mut self, i: u32, done: Done, bytes: impl FnOnce(usize) -> Vec<u8>) {
+        let (Done::All(left) | Done::Stalled(left)) = done else { return };
+        if left > 0
+            && let Some(c) = self.conn(i)
+        {
+            let x = c.extra();
+            x.partial = bytes(left);
+            x.stalled = matches!(done, Done::Stalled(_));
+        }
     }
 
     /// A connection that is being closed: its input is thrown away until it ends.
@@ -111,28 +126,24 @@ impl<N: Net> Shard<N> {
         self.buf = buf;
     }
 
-    /// Takes the frames of a buffer; keeps what is left.
+    /// Takes the frames of a buffer.
     fn frames(&mut self, i: u32, mut b: &mut [u8]) -> Done {
         let shared = self.shared.clone();
         let policy = &shared.policy;
         let max = policy.limits.message_bytes;
         while !b.is_empty() {
-            let Some(c) = self.conns.get_mut(i as usize).and_then(Option::as_mut) else { return Done::All };
+            let Some(c) = self.conns.get_mut(i as usize).and_then(Option::as_mut) else {
+                return Done::All(0);
+            };
             if c.is_closing() {
-                return Done::All;
+                return Done::All(0);
             }
             if c.session.is_busy(policy) {
-                let x = c.extra();
-                x.partial = b.to_vec();
-                x.stalled = true;
-                return Done::Stalled;
+                return Done::Stalled(b.len());
             }
             let (head, at, end) = match wire::head(b, max) {
                 Ok(Some(h)) if h.2 <= b.len() => h,
-                Ok(_) => {
-                    c.extra().partial = b.to_vec();
-                    return Done::All;
-                }
+                Ok(_) => return Done::All(b.len()),
                 Err(e) => return self.protocol_error(i, &e),
             };
             let (whole, rest) = take(&mut b).split_at_mut(end);
@@ -159,7 +170,7 @@ impl<N: Net> Shard<N> {
                 self.shared.metrics.disconnects_protocol.inc();
                 self.hit(Limit::Fragments);
                 self.finish(i, Some(Disconnect::Protocol));
-                return Done::All;
+                return Done::All(0);
             }
             let x = c.extra();
             let mut ws = x.ws.take().unwrap_or_else(|| wire::context(max));
@@ -187,7 +198,7 @@ impl<N: Net> Shard<N> {
                 c.tidy();
             }
         }
-        Done::All
+        Done::All(0)
     }
 
     /// Ends a connection that broke the WebSocket protocol, or whose closing handshake is done.
@@ -205,7 +216,7 @@ impl<N: Net> Shard<N> {
             None => return Done::Ended,
         };
         self.finish(i, why);
-        Done::All
+        Done::All(0)
     }
 
     /// One binary message of a client.
