@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -73,6 +73,8 @@ pub(crate) async fn serve(io: TcpStream, address: SocketAddr, permit: Permit, si
         .max_buf_size(limits.header_bytes.max(8192))
         .max_header_size(limits.header_bytes)
         .max_headers(limits.headers)
+        // Its vectored writes can raise SIGPIPE, which would end a C host; plain ones do not.
+        .writev(false)
         .serve_connection(TokioIo::new(io), service);
     // A place among the handshakes is not kept for ever, also not by a client that reads no answers.
     let life = Duration::from_millis(limits.http_timeout_ms);
@@ -110,6 +112,10 @@ pub(crate) async fn serve(io: TcpStream, address: SocketAddr, permit: Permit, si
 
 async fn answer(request: Request<Incoming>, site: &Arc<Site>, visit: &Mutex<Visit>) -> Answer {
     let shared = &site.shared;
+    if let Some(refusal) = unclear(&request) {
+        shared.metrics.handshakes_refused.inc();
+        return refusal;
+    }
     let path = request.uri().path();
     if path == "/ws" {
         return upgrade(&request, site, visit);
@@ -196,6 +202,23 @@ fn upgrade(request: &Request<Incoming>, site: &Arc<Site>, visit: &Mutex<Visit>) 
     }
 }
 
+/// A refusal of what we and a proxy before us might read in two ways: a body, which nothing here takes, and any number of hosts
+/// but one. It ends the connection, so that nothing behind it is taken for a request.
+fn unclear(request: &Request<Incoming>) -> Option<Answer> {
+    let headers = request.headers();
+    let empty = headers.get_all(header::CONTENT_LENGTH).iter().all(|length| length == "0");
+    let message = if !empty || headers.contains_key(header::TRANSFER_ENCODING) {
+        "a request must not have a body here\n"
+    } else if request.version() == Version::HTTP_11 && headers.get_all(header::HOST).iter().count() != 1 {
+        "a request must name one host\n"
+    } else {
+        return None;
+    };
+    let mut refusal = text(StatusCode::BAD_REQUEST, message);
+    refusal.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    Some(refusal)
+}
+
 /// Whether our subprotocol is offered; an error if only others are.
 fn offered(headers: &HeaderMap) -> Result<bool, String> {
     let mut any = false;
@@ -252,6 +275,10 @@ fn origin_allowed(headers: &HeaderMap, allowed: &[String]) -> bool {
         return true;
     }
     let Some((scheme, host)) = origin.split_once("://") else { return false };
+    // A host and a port: nothing that could hide another host before or behind them.
+    if host.is_empty() || !host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b)) {
+        return false;
+    }
     if allowed.is_empty() {
         return headers
             .get(header::HOST)
