@@ -225,6 +225,12 @@ impl Ws {
         self.write(&Out { opcode: 8, fin: true, rsv: 0, masked: true, payload: &code.to_be_bytes() }.bytes())
     }
 
+    /// Says that nothing more comes; what the server says can still be read.
+    pub fn end(&self) {
+        // The server may be quicker.
+        let _ = self.io.shutdown(Shutdown::Write);
+    }
+
     /// Answers a close and ends this side of the connection.
     pub fn finish(&mut self, code: u16) {
         // The server may be quicker.
