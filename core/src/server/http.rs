@@ -240,7 +240,12 @@ fn offered(headers: &HeaderMap) -> Result<bool, String> {
 fn identity(request: &Request<Incoming>, limits: &Limits) -> Result<Option<Connect<'static>>, Error> {
     let mut connect = decode::decode_query(request.uri().query().unwrap_or_default(), limits)?;
     let field = |name: &str| -> Result<Option<String>, Error> {
-        let Some(value) = request.headers().get(name) else { return Ok(None) };
+        let mut values = request.headers().get_all(name).iter();
+        let Some(value) = values.next() else { return Ok(None) };
+        // A proxy may have added the one that counts.
+        if values.next().is_some() {
+            return Err(Error::new(Code::BadRequest, format!("the header {name} is given twice")));
+        }
         let bad = |_| Error::new(Code::BadRequest, format!("the header {name} is not UTF-8"));
         std::str::from_utf8(value.as_bytes()).map(|s| Some(s.to_owned())).map_err(bad)
     };
@@ -252,7 +257,10 @@ fn identity(request: &Request<Incoming>, limits: &Limits) -> Result<Option<Conne
     }
     if connect.token.is_none() {
         let bearer = field("authorization")?;
-        connect.token = bearer.and_then(|b| b.strip_prefix("Bearer ").map(|t| t.trim().to_owned().into()));
+        connect.token = bearer.and_then(|b| {
+            let (scheme, token) = b.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim().to_owned().into())
+        });
     }
     let named = connect.room.is_some() || connect.user.is_some() || connect.token.is_some();
     for (what, name) in [("room", &connect.room), ("user", &connect.user)] {
@@ -334,19 +342,29 @@ async fn history(room: &str, query: Option<&str>, site: &Arc<Site>) -> Answer {
 
 fn history_query(query: &str) -> Result<HistoryQuery, Error> {
     let mut q = HistoryQuery::default();
+    let mut given = Vec::new();
     for pair in query.split('&').filter(|p| !p.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         let bad =
             || Error::new(Code::BadRequest, format!("the query's {key} has a value that cannot be used"));
-        let number = || value.parse::<u64>().map_err(|_| bad());
+        // `parse` would take a plus sign.
+        let digits = value.bytes().all(|b| b.is_ascii_digit());
+        let number = || value.parse::<u64>().ok().filter(|_| digits).ok_or_else(bad);
         match key {
             "after" => q.after = number()?,
             "before" => q.before = number()?,
             "at_least" => q.at_least = number()?,
-            "limit" => q.limit = value.parse().map_err(|_| bad())?,
+            "limit" => q.limit = u32::try_from(number()?).unwrap_or(u32::MAX),
             "backward" => q.backward = value.parse().map_err(|_| bad())?,
-            _ => {}
+            _ => continue,
         }
+        if given.contains(&key) {
+            return Err(Error::new(
+                Code::BadRequest,
+                format!("the query's {key} is given twice: give it once"),
+            ));
+        }
+        given.push(key);
     }
     Ok(q)
 }

@@ -522,6 +522,25 @@ fn x08_a_key_given_twice_is_refused() {
             Ws::open(engine.addresses()[0], &format!("/ws?{query}"), &[], &[]).unwrap().unwrap_err();
         assert_eq!(refused.status, 400, "{query}");
     }
+    // And in headers, where a proxy may have added what it has made sure of.
+    let request = |headers: &[(&str, &str)]| {
+        let headers: Vec<_> = headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Ws::open(engine.addresses()[0], "/ws", &headers, &[]).unwrap()
+    };
+    for name in ["x-klatch-room", "x-klatch-user", "authorization"] {
+        for (first, second) in
+            [("Bearer a", "Bearer b"), ("Bearer a", "Bearer a"), ("Bearer a", ""), ("", "Bearer a")]
+        {
+            let refused = request(&[(name, first), (&name.to_uppercase(), second)]).unwrap_err();
+            assert_eq!(refused.status, 400, "{name}: {first}, {second}");
+        }
+    }
+    let (ws, _) = request(&[("x-klatch-user", "ann"), ("x-klatch-room", "public")]).unwrap();
+    Guest(ws).next_of("joined");
+    assert!(
+        witness.0.lock().unwrap().drain(..).eq(["join public".to_owned()]),
+        "only that one was asked about"
+    );
     assert!(witness.0.lock().unwrap().is_empty(), "no hook was asked: {:?}", witness.0.lock().unwrap());
     // A hook's room is the room; what is nested in the data is the application's and passes as it is.
     let data = r#"{"room":"secret","a":1,"a":2,"data":{"id":1,"id":2}}"#;
@@ -531,6 +550,67 @@ fn x08_a_key_given_twice_is_refused() {
     assert_eq!(ann.next()["name"], "denied");
     assert_eq!(*witness.0.lock().unwrap(), ["publish public", "publish secret"]);
     assert_eq!(engine.history("secret", HistoryQuery::default()).unwrap().last, 0);
+}
+
+/// Lets in whoever has the token, as that user.
+struct Token;
+
+impl Authorizer for Token {
+    fn connect(&self, request: ConnectRequest, answer: ConnectAnswer) {
+        if request.token == "t" { answer.allow("ann") } else { answer.deny("no token") }
+    }
+}
+
+/// The name of a header's scheme has no case (RFC 9110, 11.1): its token was passed over, without a word.
+#[test]
+fn a_bearer_token_is_found_however_it_is_written() {
+    let engine =
+        Engine::builder().log("memory").listen("127.0.0.1:0").authorizer(Arc::new(Token)).start().unwrap();
+    for (value, user) in [
+        ("Bearer t", Some("ann")),
+        ("bearer t", Some("ann")),
+        ("BEARER  t ", Some("ann")),
+        ("Basic t", None),
+        ("Bearert", None),
+    ] {
+        let headers = [("Authorization".to_owned(), value.to_owned())];
+        let (mut ws, _) = Ws::open(engine.addresses()[0], "/ws", &headers, &[]).unwrap().unwrap();
+        ws.text(r#"{"type":"ping"}"#).unwrap();
+        let text = ws.next_text().unwrap();
+        match user {
+            Some(user) => assert!(text.contains(&format!("\"user\":\"{user}\"")), "{value}: {text}"),
+            None => assert!(text.contains("\"unauthorized\""), "{value}: {text}"),
+        }
+    }
+}
+
+/// The same for a page of history by HTTP.
+#[test]
+fn x08_a_key_given_twice_for_history_is_refused() {
+    let engine = Engine::builder().log("memory").listen("127.0.0.1:0").start().unwrap();
+    for n in 1..=3 {
+        engine.publish(Message::json("lobby", &n.to_string())).wait().unwrap();
+    }
+    let status =
+        |query: &str| get(engine.addresses()[0], &format!("/rooms/lobby/history?{query}")).unwrap().status;
+    for key in ["after", "before", "limit", "at_least"] {
+        for query in [
+            format!("{key}=1&{key}=2"),
+            format!("{key}=1&{key}=1"),
+            format!("{key}=1&x=y&{key}=1"),
+            format!("{key}=+1"),
+            format!("{key}=-1"),
+            format!("{key}="),
+            key.to_owned(),
+            format!("{key}=1.0"),
+            format!("{key}=18446744073709551616"),
+        ] {
+            assert_eq!(status(&query), 400, "{query}");
+        }
+        assert_eq!(status(&format!("{key}=1&x=1&x=2")), 200, "{key}");
+    }
+    assert_eq!(status("backward=true&backward=false"), 400);
+    assert_eq!(status("backward=1"), 400);
 }
 
 /// A channel's name became a path (rocketmq#1637, nats-streaming-server#403, mediamtx#5602).

@@ -2,9 +2,10 @@
 
 use crate::signals::Tracer;
 use crate::{Guest, Victim};
-use klatch::{Engine, HistoryQuery, Message};
+use klatch::{Engine, HistoryQuery, Message, Start};
 use klatch_harness::process::Server;
 use klatch_suite::history::history;
+use klatch_suite::ws::get;
 use klatch_suite::{Launch, server};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -84,13 +85,24 @@ fn r09_a_retry_is_the_same_message() {
         guest.text(&m1("\"hello\"").replace("data", "bytes").replace("hello", "aGVsbG8="));
         assert_eq!(guest.next()["name"], "conflict");
     }
+    // Two at once with different bodies: one is stored, whichever it is.
+    for n in 0..20 {
+        let with = |data: &str| m1(data).replace("m1", &format!("race{n}"));
+        std::thread::scope(|threads| {
+            threads.spawn(|| a.text(&with("1")));
+            threads.spawn(|| b.text(&with("2")));
+        });
+        let answers = [a.next(), b.next()];
+        let kinds: Vec<_> = answers.iter().map(|f| f["name"].as_str().unwrap_or("stored")).collect();
+        assert!(kinds == ["stored", "conflict"] || kinds == ["conflict", "stored"], "{answers:?}");
+    }
     // Another user's or room's is another message.
     let mut eve = connect(&first, "eve");
     eve.text(&m1("1"));
     assert!(offset(&mut eve) > at);
     let seen: Vec<Value> = member.until_pong();
     assert_eq!(seen.iter().filter(|f| f["id"] == "m1" && f["user"] == "ann").count(), 1, "{seen:?}");
-    assert_eq!(stored(&first), 2);
+    assert_eq!(stored(&first), 22);
     let before = history(&first.url(), ROOM, 500);
     // Again after a stop, and after a kill, two at once each time.
     server::stop(first);
@@ -326,6 +338,125 @@ fn x11_positions_of_another_life_are_reset_once() {
         let mut ann = connect(&second, "ann");
         ann.text(&format!(r#"{{"type":"join","ref":1,"room":"{ROOM}","since":{since}}}"#));
         assert_eq!(ann.next()["name"], "bad_request", "{since}");
+    }
+}
+
+/// The same for a host's subscription.
+#[test]
+fn x11_a_subscription_from_another_life_is_reset_once() {
+    let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let start =
+        |dir: &tempfile::TempDir| Engine::builder().log(dir.path().to_str().unwrap()).start().unwrap();
+    let first = start(&old);
+    let earlier = first.publish(Message::json(ROOM, "1")).wait().unwrap().position;
+    drop(first);
+    let second = start(&new);
+    let mut now = earlier.clone();
+    for n in 0..5 {
+        now = second.publish(Message::json(ROOM, &n.to_string())).wait().unwrap().position;
+    }
+    let elsewhere = second.publish(Message::json("other", "1")).wait().unwrap().position;
+    for (epoch, offset) in [
+        (Some(earlier.epoch), earlier.offset),
+        (Some(earlier.epoch), 10),
+        (Some(elsewhere.epoch), now.offset),
+        (Some(now.epoch), now.offset + 1000),
+        (None, now.offset + 1000),
+        (Some(now.epoch), i64::MAX as u64),
+        (None, i64::MAX as u64 + 1),
+        (Some(now.epoch), u64::MAX),
+        (None, u64::MAX),
+    ] {
+        let what = format!("{offset} of {epoch:?}");
+        let mut subscription = second.subscribe(ROOM, Start::Since { epoch, offset, history: 2 }).unwrap();
+        assert!(!subscription.recovered(), "{what}");
+        let batch = subscription.next_batch(10, Duration::from_secs(10)).unwrap();
+        assert_eq!(batch.len(), 2, "{what}: the newest two in its place");
+        let next = second.publish(Message::json(ROOM, "9")).wait().unwrap().position;
+        let batch = subscription.next_batch(10, Duration::from_secs(10)).unwrap();
+        assert_eq!(
+            batch.iter().map(|p| p.offset()).collect::<Vec<_>>(),
+            [next.offset],
+            "{what}: and then live"
+        );
+        let mut again = second
+            .subscribe(ROOM, Start::Since { epoch: Some(next.epoch), offset: next.offset, history: 2 })
+            .unwrap();
+        assert!(again.recovered(), "{what}, the second time");
+        assert!(again.next_batch(10, Duration::ZERO).unwrap().is_empty());
+    }
+}
+
+/// Pages of history at the ends of what a number can be, by every door.
+#[test]
+fn x11_history_from_any_offset_is_a_page() {
+    let dir = tempfile::tempdir().unwrap();
+    for log in ["memory", dir.path().to_str().unwrap()] {
+        let settings = serde_json::from_value(json!({"limits": {"request_rate": 0}})).unwrap();
+        let builder = Engine::builder().settings(settings).log(log).listen("127.0.0.1:0");
+        let engine = builder.start().unwrap();
+        let offsets: Vec<u64> = (0..5)
+            .map(|n| engine.publish(Message::json(ROOM, &n.to_string())).wait().unwrap().position.offset)
+            .collect();
+        let mut ann = Guest::connect(engine.addresses()[0], "user=ann");
+        let last = *offsets.last().unwrap();
+        let ends = [
+            0,
+            1,
+            last - 1,
+            last,
+            last + 1,
+            u32::MAX.into(),
+            1 << 53,
+            i64::MAX as u64,
+            i64::MAX as u64 + 1,
+            u64::MAX - 1,
+            u64::MAX,
+        ];
+        for after in ends {
+            for before in ends {
+                for backward in [false, true] {
+                    let mut expected: Vec<u64> = offsets
+                        .iter()
+                        .copied()
+                        .filter(|o| *o > after && (before == 0 || *o < before))
+                        .collect();
+                    if backward {
+                        expected.reverse();
+                    }
+                    let what = format!("after={after}&before={before}&backward={backward}");
+                    let query = HistoryQuery { after, before, backward, ..HistoryQuery::default() };
+                    let page = engine.history(ROOM, query).unwrap();
+                    let got: Vec<u64> = page.publications.iter().map(|p| p.offset()).collect();
+                    assert_eq!((got, page.more, page.last), (expected.clone(), false, last), "{what}");
+                    let offsets = |page: &Value| -> Vec<u64> {
+                        assert_eq!((&page["more"], &page["last"]), (&json!(false), &json!(last)), "{what}");
+                        page["publications"]
+                            .as_array()
+                            .unwrap()
+                            .iter()
+                            .map(|p| p["offset"].as_u64().unwrap())
+                            .collect()
+                    };
+                    ann.send(&json!({"type": "history", "room": ROOM, "after": after, "before": before, "backward": backward}));
+                    assert_eq!(offsets(&ann.next()), expected, "{what}");
+                    let answer =
+                        get(engine.addresses()[0], &format!("/rooms/{ROOM}/history?{what}")).unwrap();
+                    assert_eq!(offsets(&serde_json::from_str(&answer.body).unwrap()), expected, "{what}");
+                }
+            }
+        }
+        for at_least in [last + 1, i64::MAX as u64, u64::MAX] {
+            ann.send(&json!({"type": "history", "room": ROOM, "at_least": at_least}));
+            let refused = ann.next();
+            assert_eq!(
+                (&refused["name"], &refused["retry"]),
+                (&json!("unavailable"), &json!("later")),
+                "{refused}"
+            );
+            let path = format!("/rooms/{ROOM}/history?at_least={at_least}");
+            assert_eq!(get(engine.addresses()[0], &path).unwrap().status, 503);
+        }
     }
 }
 

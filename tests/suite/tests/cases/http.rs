@@ -192,6 +192,29 @@ fn r05_slow_handshakes_end() {
         std::thread::sleep(Duration::from_millis(10));
     }
     assert_eq!(victim.files(), files, "sockets were kept");
+    // Those that ask for more and more and read nothing are not waited for.
+    let asking: Vec<TcpStream> = (0..20)
+        .map(|_| {
+            let mut io = dial(victim.address());
+            io.set_nonblocking(true).unwrap();
+            let request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100_000);
+            let mut rest = &request[..];
+            let until = Instant::now() + TIMEOUT / 2;
+            while !rest.is_empty() && Instant::now() < until {
+                match io.write(rest) {
+                    Ok(n) => rest = &rest[n..],
+                    Err(_) => std::thread::yield_now(),
+                }
+            }
+            io
+        })
+        .collect();
+    let until = Instant::now() + PATIENCE;
+    while victim.files() > files && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(victim.files(), files, "sockets that nobody reads were kept");
+    drop(asking);
     // What the allocator keeps, it keeps once.
     let before = victim.resident();
     victim.while_served(|| {

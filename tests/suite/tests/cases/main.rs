@@ -92,6 +92,10 @@ impl Victim {
                     let last = over.load(Ordering::Acquire);
                     bystander.publish(&format!("{number}.{n}"), &n.to_string());
                     assert_eq!(bystander.next_of("publication")["data"], n);
+                    // And newcomers are let in.
+                    if n % 16 == 0 {
+                        self.guest("user=newcomer&room=bystanders").next_of("joined");
+                    }
                     n += 1;
                     // Once more after the attack.
                     if last {
