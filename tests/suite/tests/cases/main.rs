@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The server that is attacked, in a process of its own, so that what an attack costs can be seen.
 struct Victim {
@@ -76,6 +76,15 @@ impl Victim {
     /// Open files and sockets.
     fn files(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.server.id())).unwrap().count()
+    }
+
+    /// Waits until it has no more files and sockets open than these: it ends connections in its own time.
+    fn settles_to(&self, files: usize) {
+        let until = Instant::now() + PATIENCE;
+        while self.files() > files {
+            assert!(Instant::now() < until, "{} files and sockets are still open, not {files}", self.files());
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Attacks while a member of another room publishes and gets its publications; it must not notice.
