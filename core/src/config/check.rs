@@ -67,12 +67,18 @@ impl Settings {
             within(&format!("limits.{}", limit.name()), value, least, most)?;
         }
         for origin in &self.origins {
-            if origin != "*" && !origin.contains("://") {
+            let host = origin.split_once("://").map(|(_, host)| host.strip_prefix("*.").unwrap_or(host));
+            if origin != "*" && !host.is_some_and(is_host) {
                 return bad(format!("origins: {origin} is none; write https://host, https://*.host, or *"));
             }
         }
         Ok(())
     }
+}
+
+/// Whether a text can be a host, with or without a port: nothing that could hide another host before or behind it.
+pub(crate) fn is_host(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b))
 }
 
 fn within(key: &str, value: u64, least: u64, most: u64) -> Result<()> {
@@ -125,6 +131,31 @@ mod tests {
                 };
                 assert_eq!(settings.check().is_ok(), fits, "{name} = {value}");
             }
+        }
+    }
+
+    #[test]
+    fn r21_origins_that_could_never_match_are_no_setting() {
+        let check = |origin: &str| Settings { origins: vec![origin.into()], ..Settings::default() }.check();
+        for good in
+            ["*", "https://a.example", "http://127.0.0.1:8080", "http://[::1]:80", "https://*.a.example:8443"]
+        {
+            assert!(check(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "a.example",
+            "null",
+            "https://",
+            "https://a.example/",
+            "https://a.example/x",
+            "https://*",
+            "https://*.",
+        ] {
+            assert!(check(bad).is_err(), "{bad}");
+        }
+        for bad in ["https://*a.example", "https://a.*.example", "https://a b", "https://u@a.example", "**"] {
+            assert!(check(bad).is_err(), "{bad}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Settings: plain values from a file, the environment or code. Components (hooks, clock) go to the builder instead.
 
-mod check;
+pub(crate) mod check;
 mod limits;
 
 pub use limits::{Limit, LimitHits, Limits};

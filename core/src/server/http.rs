@@ -283,8 +283,7 @@ fn origin_allowed(headers: &HeaderMap, allowed: &[String]) -> bool {
         return true;
     }
     let Some((scheme, host)) = origin.split_once("://") else { return false };
-    // A host and a port: nothing that could hide another host before or behind them.
-    if host.is_empty() || !host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b)) {
+    if !crate::config::check::is_host(host) {
         return false;
     }
     if allowed.is_empty() {

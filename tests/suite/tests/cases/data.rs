@@ -228,6 +228,42 @@ fn r07_deep_nesting_is_refused_in_every_door() {
     assert_eq!(host.history("lobby", HistoryQuery::default()).unwrap().publications.len(), 2);
 }
 
+/// No part of it recurses, so that a host may allow any depth.
+#[test]
+fn r07_a_depth_that_the_host_allows_harms_nobody() {
+    const LEVELS: usize = 500_000;
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let limits = json!({"message_bytes": 1 << 20, "json_depth": 1 << 20, "outbound_bytes": 64 << 20});
+    let host = engine(&log, limits.clone());
+    let mut ann = connect(&host, "user=ann&room=lobby");
+    ann.next_of("joined");
+    let deep = "[".repeat(LEVELS) + &"]".repeat(LEVELS);
+    let mut subscription = host.subscribe("lobby", Start::Live).unwrap();
+    ann.publish("1", &deep);
+    assert!(ann.0.next_text().unwrap().contains(&deep));
+    host.publish(Message::json("lobby", &deep)).wait().unwrap();
+    assert!(ann.0.next_text().unwrap().contains(&deep));
+    host.signal("lobby", "", "n", &deep).unwrap();
+    assert!(ann.0.next_text().unwrap().contains(&deep));
+    ann.text(&format!(r#"{{"type":"ping","ref":1,"x":{deep}}}"#));
+    assert_eq!(ann.next(), json!({"type": "pong", "ref": 1}));
+    assert_eq!(subscription.next_batch(1, SECONDS).unwrap()[0].data(), deep.as_bytes());
+    // What is not JSON at that depth is refused as such.
+    for broken in ["[".repeat(2 * LEVELS), "{\"a\":".repeat(LEVELS / 4), "]".repeat(LEVELS)] {
+        ann.text(&format!(r#"{{"type":"publish","ref":1,"data":{broken}}}"#));
+        assert_eq!(ann.next()["name"], "bad_request");
+        assert_eq!(
+            host.publish(Message::json("lobby", &broken)).wait().unwrap_err().code(),
+            Code::InvalidData
+        );
+    }
+    host.stop(SECONDS).unwrap();
+    drop(host);
+    let host = engine(&log, limits);
+    assert!(get(host.addresses()[0], "/rooms/lobby/history?limit=1").unwrap().body.contains(&deep));
+}
+
 /// At the size that a client may send by default, 100,000 levels do not even fit.
 #[test]
 fn r07_deep_nesting_past_the_size_is_refused_by_it() {
