@@ -40,6 +40,7 @@ mod files;
 mod format;
 mod memory;
 mod notes;
+mod order;
 mod reader;
 mod survey;
 #[cfg(test)]

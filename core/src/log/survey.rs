@@ -7,6 +7,7 @@ use super::format::{
     segment_first, segment_name, u32_at, u64_at,
 };
 use super::notes::{SYNCED, Synced, SyncedFile};
+use super::order::longest_run;
 use super::window::Window;
 use std::collections::HashMap;
 
@@ -281,11 +282,18 @@ impl Walk<'_> {
             segment.holes.push(Hole { damage, salvaged: Vec::new() });
         }
         segment.end = at;
+        // Once something does not check or is missing: the batches that are at their places.
+        let mut placed: Option<Vec<u64>> = None;
         while at < size {
             let batch = window.batch(self.files, self.mark, at, size).map_err(failed)?;
+            if placed.is_none() && batch.as_deref().is_none_or(|found| bounds(found).0 != self.expected) {
+                placed = Some(self.placed(&mut window, at, size, next_name).map_err(failed)?);
+            }
             let in_order = |found: &Vec<Found>| {
                 let (first, last) = bounds(found);
-                first >= self.expected && next_name.is_none_or(|next| last < next)
+                first >= self.expected
+                    && next_name.is_none_or(|next| last < next)
+                    && placed.as_ref().is_none_or(|placed| placed.binary_search(&at).is_ok())
             };
             let Some(found) = batch.filter(in_order) else {
                 bad.get_or_insert(at);
@@ -314,6 +322,30 @@ impl Walk<'_> {
             at += len;
         }
         self.finish(segment, window, bad, size, next_name, end).map_err(failed)
+    }
+
+    /// Where the sound batches begin that are in order, from `at` on.
+    fn placed(
+        &self,
+        window: &mut Window,
+        mut at: u64,
+        size: u64,
+        next_name: Option<u64>,
+    ) -> std::io::Result<Vec<u64>> {
+        let (mut starts, mut firsts) = (Vec::new(), Vec::new());
+        while at < size {
+            let Some(found) = window.batch(self.files, self.mark, at, size)? else {
+                at = window.find_mark(self.files, self.mark, at + 1, size)?;
+                continue;
+            };
+            let (first, last) = bounds(&found);
+            if first >= self.expected && next_name.is_none_or(|next| last < next) {
+                starts.push(at);
+                firsts.push(first);
+            }
+            at += batch_len(&found);
+        }
+        Ok(longest_run(&firsts).into_iter().filter_map(|i| starts.get(i).copied()).collect())
     }
 
     /// What a segment ends with: nothing, an incomplete batch, or damage.
@@ -388,16 +420,15 @@ impl Walk<'_> {
     /// What is found does not depend on `next`, as long as that is beyond any sequence the bytes have room for.
     fn salvage(&self, window: &mut Window, (from, to): (u64, u64), next: u64) -> std::io::Result<Vec<Found>> {
         let limit = next.min(self.expected.saturating_add((to - from) / MIN_RECORD as u64 + 1));
-        let mut expected = self.expected;
-        let mut salvaged = Vec::new();
+        let mut sound: Vec<Found> = Vec::new();
         // Data that looks like heads of records could make this search long; it gives up instead.
         let mut budget = (to - from).saturating_mul(64);
         let mut at = from;
-        while at + (MIN_RECORD as u64) <= to && expected < limit && budget > 0 {
+        while at + (MIN_RECORD as u64) <= to && self.expected < limit && budget > 0 {
             let head = window.get(self.files, at, RECORD_HEAD, to)?;
             let sequence = u64_at(head, 8).unwrap_or(0);
             let len = u32_at(head, 0).map_or(0, |len| RECORD_HEAD + len as usize);
-            let possible = (expected..limit).contains(&sequence)
+            let possible = (self.expected..limit).contains(&sequence)
                 && (MIN_RECORD..=MAX_CONTENT).contains(&len)
                 && at + len as u64 <= to;
             let found = if possible {
@@ -408,14 +439,14 @@ impl Walk<'_> {
             };
             match found {
                 Some(found) => {
-                    salvaged.push(Found { at: at as usize, ..found });
-                    expected = sequence + 1;
+                    sound.push(Found { at: at as usize, ..found });
                     at += len as u64;
                 }
                 None => at += 1,
             }
         }
-        Ok(salvaged)
+        let sequences: Vec<u64> = sound.iter().map(|f| f.sequence).collect();
+        Ok(longest_run(&sequences).into_iter().filter_map(|i| sound.get(i).copied()).collect())
     }
 }
 

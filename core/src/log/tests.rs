@@ -13,6 +13,7 @@ mod damage;
 mod disks;
 mod model;
 mod oracle;
+mod sweep;
 mod unreadable;
 
 const ID: [u8; 16] = *b"a log's own id 1";
