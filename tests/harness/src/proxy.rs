@@ -1,4 +1,7 @@
 //! A proxy between clients and a correct server that makes it a broken one, to see that the checker notices.
+//!
+//! It counts what can be noticed. A lost publication cannot be if its member leaves before another one comes: it could as well have left
+//! before the lost one was sent. So a loss counts only as long as its member has not left and its connection stands.
 
 use crate::client::{Event, Fleet, Link, Opening};
 use crate::target::Target;
@@ -76,7 +79,8 @@ impl Proxy {
         format!("ws://{}/ws", self.address)
     }
 
-    /// How often the fault has struck.
+    /// How often the fault has struck, as far as it must be noticed if the run ends now: read it while clients that are still members are
+    /// connected. Losses of a member with nothing after them count once, as it is behind whatever their number.
     pub fn faults(&self) -> u64 {
         self.faults.load(Ordering::Relaxed)
     }
@@ -103,6 +107,8 @@ struct Side {
     held: HashMap<String, (Utf8Bytes, Instant)>,
     /// By room: the last offset of its history, where the first publication after it is to be lost.
     seams: HashMap<String, u64>,
+    /// By room: publications lost, with none after them that was not.
+    lost: HashMap<String, u64>,
     /// By room: its last offset seen, to guess from, and its epoch.
     last: HashMap<String, (u64, String)>,
 }
@@ -168,7 +174,11 @@ impl Relay {
             }
             Event::Closed { code, reason } => {
                 if let Some(side) = self.pairs.remove(&link) {
-                    self.pairs.remove(&side.other);
+                    let other = self.pairs.remove(&side.other);
+                    // A resume brings what was lost last; nothing was wrong then.
+                    //
+                    let unseen = side.lost.len() + other.map_or(0, |other| other.lost.len());
+                    self.faults.fetch_sub(unseen as u64, Ordering::Relaxed);
                     match code {
                         // 1005 and 1006 stand for the absence of a code and are never sent.
                         Some(code) if !matches!(code, 1005 | 1006) => {
@@ -195,6 +205,7 @@ impl Relay {
             open: false,
             held: HashMap::new(),
             seams: HashMap::new(),
+            lost: HashMap::new(),
             last: HashMap::new(),
         };
         self.pairs.insert(client, side(server, true));
@@ -203,13 +214,49 @@ impl Relay {
     }
 
     /// Whether this is the one in N.
-    fn strikes(&mut self) -> bool {
+    fn is_next(&mut self) -> bool {
         self.seen += 1;
-        let strikes = self.seen.is_multiple_of(self.one_in);
+        self.seen.is_multiple_of(self.one_in)
+    }
+
+    /// The same, and counts it.
+    fn strikes(&mut self) -> bool {
+        let strikes = self.is_next();
         if strikes {
             self.faults.fetch_add(1, Ordering::Relaxed);
         }
         strikes
+    }
+
+    /// Loses a publication of this room: its member is behind.
+    fn lose(&mut self, server: Link, room: String) {
+        if let Some(side) = self.pairs.get_mut(&server) {
+            let lost = side.lost.entry(room).or_default();
+            *lost += 1;
+            if *lost == 1 {
+                self.faults.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// A publication of this room goes to its member: what was lost before it is a gap now.
+    fn pass(&mut self, server: Link, client: Link, room: &str, text: Utf8Bytes) {
+        if let Some(lost) = self.pairs.get_mut(&server).and_then(|side| side.lost.remove(room)) {
+            self.faults.fetch_add(lost - 1, Ordering::Relaxed);
+        }
+        self.fleet.send(client, text);
+    }
+
+    /// The member leaves: nothing of this room may come after, and what was lost last is not seen to be missing.
+    fn left(&mut self, server: Link, client: Link, room: &str) {
+        let Some(side) = self.pairs.get_mut(&server) else { return };
+        side.seams.remove(room);
+        if side.lost.remove(room).is_some() {
+            self.faults.fetch_sub(1, Ordering::Relaxed);
+        }
+        if let Some((held, _)) = side.held.remove(room) {
+            self.fleet.send(client, held);
+        }
     }
 
     /// A frame from a client to the server.
@@ -249,9 +296,9 @@ impl Relay {
 
     /// A frame from the server to a client.
     fn reply(&mut self, server: Link, client: Link, text: Utf8Bytes) {
-        let publication = text.starts_with(r#"{"type":"publication""#);
-        let joined = text.starts_with(r#"{"type":"joined""#);
-        if self.fault == Fault::None || !(publication || joined) {
+        let is = |kind: &str| text.strip_prefix(r#"{"type":""#).is_some_and(|rest| rest.starts_with(kind));
+        let (joined, left) = (is("joined\""), is("left\""));
+        if self.fault == Fault::None || !(joined || left || is("publication\"")) {
             self.fleet.send(client, text);
             return;
         }
@@ -261,11 +308,13 @@ impl Relay {
         };
         let (room, offset) = (frame.room.to_string(), frame.offset.unwrap_or_default());
         let last = frame.last.unwrap_or_default();
+        if left {
+            self.left(server, client, &room);
+            self.fleet.send(client, text);
+            return;
+        }
         if joined {
-            let strikes = self.fault == Fault::SkipAtSeam && {
-                self.seen += 1;
-                self.seen.is_multiple_of(self.one_in)
-            };
+            let strikes = self.fault == Fault::SkipAtSeam && self.is_next();
             if let Some(side) = self.pairs.get_mut(&server) {
                 side.last.insert(room.clone(), (last, frame.epoch.to_string()));
                 if strikes {
@@ -280,7 +329,7 @@ impl Relay {
         }
         let fault = self.fault;
         match fault {
-            Fault::Drop if self.strikes() => {}
+            Fault::Drop if self.is_next() => self.lose(server, room),
             Fault::Double if self.strikes() => {
                 self.fleet.send(client, text.clone());
                 self.fleet.send(client, text);
@@ -307,21 +356,19 @@ impl Relay {
             Fault::SkipAtSeam => {
                 let seam = self.pairs.get(&server).and_then(|s| s.seams.get(&room)).copied();
                 if seam.is_some_and(|last| offset > last) {
-                    self.faults.fetch_add(1, Ordering::Relaxed);
                     if let Some(side) = self.pairs.get_mut(&server) {
                         side.seams.remove(&room);
                     }
+                    self.lose(server, room);
                 } else {
-                    self.fleet.send(client, text);
+                    self.pass(server, client, &room, text);
                 }
             }
             Fault::Alter if self.strikes() => {
                 let altered = alter(&frame, &text, self.faults.load(Ordering::Relaxed));
                 self.fleet.send(client, altered);
             }
-            _ => {
-                self.fleet.send(client, text);
-            }
+            _ => self.pass(server, client, &room, text),
         }
     }
 

@@ -19,12 +19,15 @@ fn through(fault: Fault, one_in: u64) -> (u64, Verdict) {
         expect: Expect { messages: 1500, deliveries: 15_000, resets_at_most: Some(0), ..Expect::default() },
         ..Options::new(proxy.url())
     };
+    // Counted while the members are connected: see `Proxy::faults`.
+    let mut struck = 0;
+    let count = |_: &replay::Progress| struck = proxy.faults();
     let report =
-        replay::run_with(Corpus::load(&corpus).unwrap(), &options, |_| (), |_| Ok(toy.log())).unwrap();
-    println!("{fault:?} struck {} times\n{report}", proxy.faults());
+        replay::run_with(Corpus::load(&corpus).unwrap(), &options, count, |_| Ok(toy.log())).unwrap();
+    println!("{fault:?} struck {struck} times\n{report}");
     assert!(report.failures.is_empty(), "{report}");
     assert_eq!(report.ok(), fault == Fault::None);
-    (proxy.faults(), report.verdict.unwrap())
+    (struck, report.verdict.unwrap())
 }
 
 /// That the verdict names `main` as often as the fault struck, and nothing beyond these.
