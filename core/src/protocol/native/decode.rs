@@ -126,7 +126,7 @@ fn signal<'a>(fields: &Fields<'a>, reference: Ref, limits: &Limits) -> Result<Si
     let room = room(fields, limits)?;
     let name = fields.string(Field::Name)?.ok_or_else(|| bad("a signal must have a `name`"))?;
     check_name("event", &name, limits.name_bytes)?;
-    if fields.raw(Field::Bytes).is_some() {
+    if fields.value(Field::Bytes).is_some() {
         return Err(bad("a signal carries `data`, not `bytes`"));
     }
     let data = fields.raw(Field::Data).unwrap_or("null");

@@ -87,7 +87,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The JSON text of a field; `null` is as good as absent.
-    fn value(&self, field: Field) -> Option<&'a str> {
+    pub(super) fn value(&self, field: Field) -> Option<&'a str> {
         self.raw(field).filter(|&value| value != "null")
     }
 

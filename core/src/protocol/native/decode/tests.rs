@@ -163,6 +163,7 @@ fn null_is_absent_except_as_data() {
         ok(r#"{"type":"join","since":null,"epoch":null,"history":null,"echo":null,"ref":null}"#),
         ok(r#"{"type":"join"}"#)
     );
+    assert_eq!(ok(r#"{"type":"signal","name":"n","bytes":null}"#), ok(r#"{"type":"signal","name":"n"}"#));
     assert_eq!(code(r#"{"type":null}"#), BadRequest);
 }
 
