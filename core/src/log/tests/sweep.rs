@@ -40,7 +40,7 @@ fn chat(id: [u8; 16], first: usize) -> Sound {
         // One publish at a time, and now and then what had gathered.
         let gathered = if batches % 40 == 39 { 150 } else { 1 + batches % 9 };
         let mut batch = Batch::new();
-        for n in 0..(gathered as u64).min(RECORDS + 1 - log.next_sequence()) {
+        for n in 0..gathered.min(RECORDS + 1 - log.next_sequence()) {
             let line = messages.next().unwrap();
             let text = |key: &str| line[key].as_str().unwrap().to_owned();
             let id = format!("{batches}-{n}");
