@@ -140,6 +140,7 @@ impl Shared {
                 return;
             }
             q.bytes = 0;
+            self.metrics.append_queue.set(0);
             std::mem::take(&mut q.appends)
         };
         let error = Error::new(Code::Timeout, "the log was held up; the message was not written")
@@ -238,6 +239,7 @@ impl Broker for EmbeddedBroker {
             }
             q.bytes += size;
             q.appends.extend(appends.drain(..));
+            self.shared.metrics.append_queue.set(q.appends.len() as u64);
             if q.asleep {
                 self.shared.ready.notify_one();
             }
@@ -279,6 +281,7 @@ impl Broker for EmbeddedBroker {
             if left == 0 {
                 // The writer is held up in the kernel: what it has not taken is answered here; it ends when it can.
                 let rest = std::mem::take(&mut q.appends);
+                self.shared.metrics.append_queue.set(0);
                 drop(q);
                 let count = rest.len() as u64;
                 let error = Error::new(Code::Stopping, "the engine stopped before the message was written");

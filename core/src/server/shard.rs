@@ -377,6 +377,7 @@ impl<N: Net> Shard<N> {
                         self.shared.metrics.disconnects_slow.inc();
                         self.hit(Limit::SlowMs);
                     }
+                    self.leave_all(i);
                     self.announce_end(i, Some(Disconnect::Slow));
                     self.dead.push(i);
                     return;
