@@ -175,3 +175,40 @@ fn the_guarantees_name_tests_that_exist() {
     let missing: Vec<_> = named.into_iter().filter(|t| !root().join(t).exists()).collect();
     assert!(missing.is_empty(), "{missing:?}");
 }
+
+/// Every public failure of the table, under its id.
+fn case_ids() -> Vec<String> {
+    let ids = |letter, last| (1..=last).map(move |n: u32| format!("{letter}{n:02}"));
+    ids('R', 25).chain(ids('X', 36)).collect()
+}
+
+#[test]
+fn the_table_of_cases_is_true() {
+    let table = fs::read_to_string(root().join("tests/cases/README.md")).unwrap();
+    let rows: Vec<Vec<&str>> = table
+        .lines()
+        .filter(|l| l.starts_with("| R") || l.starts_with("| X"))
+        .map(|l| l.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    let mut listed: Vec<&str> = rows.iter().map(|r| r[0]).collect();
+    listed.sort_unstable();
+    assert_eq!(listed, case_ids(), "each id once");
+
+    let tests: Vec<(String, String)> = ["core", "tests", "examples"].into_iter().flat_map(sources).collect();
+    let mut wrong = Vec::new();
+    for row in &rows {
+        let (id, shown) = (row[0], row[2]);
+        let named: Vec<&str> = shown.split('`').filter(|t| t.contains(".rs::")).collect();
+        if named.is_empty() && !shown.starts_with("not yet: ") {
+            wrong.push(format!("{id} has neither a test nor a reason"));
+        }
+        for name in named {
+            let (path, function) = name.rsplit_once("::").unwrap();
+            let text = tests.iter().find(|(p, _)| p == path).map(|(_, text)| text.as_str());
+            if !text.is_some_and(|t| t.contains(&format!("fn {function}("))) {
+                wrong.push(format!("{id}: {name} does not exist"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
