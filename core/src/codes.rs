@@ -117,6 +117,9 @@ codes! {
         DataDirLocked = 503, "data_dir_locked";
         /// The engine has been stopped.
         Stopped = 504, "stopped";
+        /// The call would wait for the very thread that it is made on: a waker of the host, which the engine has woken. Nothing was done;
+        /// make the call from another thread.
+        WouldDeadlock = 505, "would_deadlock";
         /// A setting is wrong.
         InvalidConfig = 510, "invalid_config";
         /// The listen address cannot be bound, for instance because the port is in use.

@@ -4,6 +4,7 @@ use crate::clock::LONGEST;
 use crate::codes::{Code, Disconnect};
 use crate::config::Limit;
 use crate::metrics::Metrics;
+use crate::threads;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -116,7 +117,7 @@ impl Events {
         self.ready.notify_one();
         if let Some(w) = q.waker.take() {
             drop(q);
-            w.wake();
+            threads::wake(w);
         }
     }
 
@@ -130,7 +131,7 @@ impl Events {
         self.ready.notify_all();
         if let Some(w) = q.waker.take() {
             drop(q);
-            w.wake();
+            threads::wake(w);
         }
     }
 

@@ -40,6 +40,7 @@ pub mod protocol;
 pub mod room;
 mod server;
 mod session;
+mod threads;
 #[doc(hidden)]
 pub mod view;
 

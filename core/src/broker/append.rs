@@ -1,8 +1,10 @@
 //! A publish on its way into the log, and where its outcome goes.
 
+use crate::codes::Code;
 use crate::command::Ref;
 use crate::error::{Error, Result};
 use crate::message::{Kind, Position};
+use crate::threads;
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::{Poll, Waker};
@@ -138,12 +140,16 @@ impl Promise {
         state.waker.take()
     }
 
-    /// Waits for the answer on this thread. Bounded by the engine's `publish_timeout_ms`.
+    /// Waits for the answer on this thread. Bounded by the engine's `publish_timeout_ms`. On a thread of an engine, which the answer may
+    /// come from, it does not wait: `would_deadlock`.
     pub fn wait(&self) -> Result<Ack> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(answer) = &state.answer {
                 return answer.clone();
+            }
+            if threads::is_ours() {
+                return Err(Error::new(Code::WouldDeadlock, "a waker waits for the engine that woke it"));
             }
             state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
         }

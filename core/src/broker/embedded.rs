@@ -13,8 +13,10 @@ use crate::log::{Disk, Files, Reader};
 use crate::message::{Epoch, Publication};
 use crate::metrics::Metrics;
 use crate::room::hub;
+use crate::threads;
 use crate::view::OwnedRow;
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -63,6 +65,8 @@ struct Queue {
     asleep: bool,
     stopping: bool,
     stopped: bool,
+    /// Why nothing is taken any more, after a fault of the writer.
+    failed: Option<Error>,
 }
 
 impl EmbeddedBroker {
@@ -85,9 +89,7 @@ impl EmbeddedBroker {
         metrics: Arc<Metrics>,
     ) -> Result<EmbeddedBroker> {
         let (broker, writer) = Self::prepare(files, view_dir, settings, clock, metrics)?;
-        let thread = std::thread::Builder::new()
-            .name("klatch-log".into())
-            .spawn(move || writer.run())
+        let thread = threads::spawn("klatch-log".into(), move || writer.run())
             .map_err(|e| Error::new(Code::Internal, format!("cannot start the log's thread: {e}")))?;
         *broker.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
         Ok(broker)
@@ -151,10 +153,43 @@ impl Shared {
 
 impl Writer {
     fn run(mut self) -> Result<()> {
-        while self.step() {
-            self.sleep();
+        let ran = catch_unwind(AssertUnwindSafe(|| {
+            while self.step() {
+                self.sleep();
+            }
+        }));
+        if ran.is_err() {
+            return Err(self.panicked());
         }
         self.close()
+    }
+
+    /// It has met a fault of its own: nothing more is stored, and nobody is left waiting.
+    fn panicked(self) -> Error {
+        tracing::error!(
+            "the log's thread panicked; nothing more is stored until the engine is started again"
+        );
+        let shared = self.shared;
+        let error = Error::new(Code::StorageFailed, "the log's thread has ended by a fault");
+        shared.health.store(Health::StorageFailed as u8, Ordering::Relaxed);
+        // Its files are closed before anybody may open them again.
+        drop(self.storage);
+        let waiting = {
+            let mut q = shared.lock();
+            q.failed = Some(error.clone());
+            q.stopped = true;
+            q.bytes = 0;
+            std::mem::take(&mut q.appends)
+        };
+        shared.done.notify_all();
+        // What was admitted may be written.
+        shared.tail.fail(&Outcome::Unknown(Error::new(
+            Code::Unknown,
+            "the log's thread has ended by a fault; retry with the same message id",
+        )));
+        shared.tail.refuse(self.todo.into_iter().chain(waiting), &error);
+        shared.tail.wake();
+        error
     }
 
     /// Waits until there is something to do, a second at most.
@@ -225,7 +260,9 @@ impl Broker for EmbeddedBroker {
         let size: usize = appends.iter().map(Append::size).sum();
         let congested = self.shared.tail.hub().is_congested();
         let mut q = self.shared.lock();
-        let error = if q.stopping {
+        let error = if let Some(error) = &q.failed {
+            error.clone()
+        } else if q.stopping {
             Error::new(Code::Stopping, "the engine is stopping")
         } else if q.appends.len() + appends.len() > self.shared.max_count {
             full(Limit::AppendQueue)

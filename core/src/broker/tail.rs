@@ -12,6 +12,7 @@ use crate::ids::{HashKey, KeyMap, MessageKey};
 use crate::message::{Epoch, Position, Record};
 use crate::metrics::Metrics;
 use crate::room::hub::{Accepted, Answer, Hub};
+use crate::threads;
 use crate::view::{Checkpoint, IdEntry, Row, View, ViewError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -341,7 +342,7 @@ impl Tail {
     /// Wakes the host's tasks that have been answered. To be called after everything else here, with no lock held.
     pub fn wake(&self) {
         let wakers = std::mem::take(&mut *self.wakers.lock().unwrap_or_else(PoisonError::into_inner));
-        wakers.into_iter().for_each(Waker::wake);
+        wakers.into_iter().for_each(threads::wake);
     }
 
     fn count(&self, outcome: &Outcome) {

@@ -25,10 +25,17 @@ use crate::server::reader::Readers;
 use crate::server::shard::Starting;
 use crate::server::shared::Shared;
 use crate::session::Policy;
-use std::path::Path;
+use crate::threads;
+use crate::view::View;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, RwLock, mpsc};
+use std::time::Duration;
 use tokio::sync::watch;
+
+/// How long a start that failed may take to close the log again.
+const FAILED_START_MS: u64 = 5_000;
 
 /// Settings and components of an engine that is to be started.
 #[derive(Default)]
@@ -93,28 +100,51 @@ impl Builder {
 
     /// Opens the log, brings the view up to it, binds the addresses and starts. Waits for all of that.
     ///
-    /// Errors: `invalid_config`, `data_dir_locked`, `data_dir_unusable`, `address_unusable`. A log with damage that nobody has
-    /// accepted starts: it can be read, publishes fail with `log_damaged`.
+    /// Errors: `invalid_config`, `data_dir_locked`, `data_dir_unusable`, `address_unusable`; `internal` where the system refuses a thread
+    /// or a descriptor. Whatever had begun has ended when an error is returned. A log with damage that nobody has accepted starts: it
+    /// can be read, publishes fail with `log_damaged`.
+    ///
+    /// The settings' directory is taken as it is now: a later change of the current directory changes nothing.
     pub fn start(self) -> Result<Engine> {
-        let settings = self.settings;
         if !self.echo {
-            settings.check()?;
+            self.settings.check()?;
         }
         // Addresses first: a port in use should not cost the opening of a large log.
+        let settings = &self.settings;
         let listeners = settings.listen.iter().map(|a| listener::bind(a)).collect::<Result<Vec<_>>>()?;
         let addresses = listener::addresses(&listeners);
-        let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
+        let clock = self.clock.clone().unwrap_or_else(|| Arc::new(SystemClock::new()));
         let metrics = Arc::new(Metrics::default());
         let (broker, tail): (Arc<dyn Broker>, Arc<Tail>) = if settings.log == "memory" {
-            let broker = MemoryBroker::new(&settings, clock.clone(), metrics.clone())?;
+            let broker = MemoryBroker::new(settings, clock.clone(), metrics.clone())?;
             let tail = broker.tail().clone();
             (Arc::new(broker), tail)
         } else {
-            let dir = Path::new(&settings.log);
-            let broker = EmbeddedBroker::open(dir, &settings, clock.clone(), metrics.clone())?;
+            let dir = std::path::absolute(&settings.log)
+                .map_err(|e| Error::new(Code::DataDirUnusable, format!("where is {}? {e}", settings.log)))?;
+            let broker = EmbeddedBroker::open(&dir, settings, clock.clone(), metrics.clone())?;
             let tail = broker.tail().clone();
             (Arc::new(broker), tail)
         };
+        let started = self.run(broker.clone(), &tail, clock.clone(), metrics, listeners, addresses);
+        if started.is_err() {
+            // The directory is free again when the error is returned. That it could not be closed well is the lesser news.
+            let _ = broker.stop(clock.steady_ms() + FAILED_START_MS);
+        }
+        started
+    }
+
+    /// Starts everything above the broker. An engine that is given up half way stops what it has.
+    fn run(
+        self,
+        broker: Arc<dyn Broker>,
+        tail: &Arc<Tail>,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+        listeners: Vec<TcpListener>,
+        addresses: Vec<SocketAddr>,
+    ) -> Result<Engine> {
+        let settings = self.settings;
         let (view, hub) = (tail.view().clone(), tail.hub().clone());
         let history = Arc::new(History::new(
             broker.clone(),
@@ -156,7 +186,7 @@ impl Builder {
             policy,
         });
         let starting: Vec<Starting> =
-            (0..count as u32).map(Starting::new).collect::<std::io::Result<_>>().map_err(no_thread)?;
+            (0..count as u32).map(Starting::new).collect::<io::Result<_>>().map_err(no_thread)?;
         let shards: Vec<_> = starting.iter().map(|s| s.inbox.clone()).collect();
         hub.set_ports(shards.iter().map(|s| s.clone() as Arc<dyn ShardPort>).collect());
         let site = Arc::new(Site {
@@ -168,50 +198,68 @@ impl Builder {
             page: self.page.map(Into::into),
             stopping: AtomicBool::new(false),
         });
-        let (ended, shard_ended) = mpsc::channel();
-        let threads = starting
-            .into_iter()
-            .map(|s| s.start(shared.clone(), self.echo, ended.clone()))
-            .collect::<std::io::Result<Vec<_>>>()
-            .map_err(no_thread)?;
-        let (io_stop, stopping) = watch::channel(false);
-        let io = {
-            let (site, shared) = (site.clone(), shared.clone());
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .max_blocking_threads(4)
-                .thread_name("klatch-blocking")
-                .build()
-                .map_err(no_thread)?;
-            std::thread::Builder::new()
-                .name("klatch-io".into())
-                .spawn(move || {
-                    for l in listeners {
-                        runtime.spawn(listener::accept(l, site.clone(), stopping.clone()));
-                    }
-                    runtime.block_on(housekeeping::run(shared, stopping));
-                    runtime.shutdown_timeout(std::time::Duration::from_millis(100));
-                })
-                .map_err(no_thread)?
-        };
-        let (keeper_stop, stop) = mpsc::channel();
-        let keeper = {
-            let (view, window) = (view.clone(), settings.dedupe_window_ms);
-            std::thread::Builder::new()
-                .name("klatch-view".into())
-                .spawn(move || housekeeping::keep_view(&view, &shared, window, &stop))
-                .map_err(no_thread)?
-        };
-        let running = Running { shards: threads, shard_ended, io, io_stop, keeper, keeper_stop, view };
-        Ok(Engine(Arc::new(Inner {
-            metrics: site.shared.metrics.clone(),
-            events: site.shared.events.clone(),
+        let mut running = Running::default();
+        let begun =
+            begin(&mut running, &site, (starting, self.echo), listeners, settings.dedupe_window_ms, &view);
+        let engine = Engine(Arc::new(Inner {
+            metrics: shared.metrics.clone(),
+            events: shared.events.clone(),
             site: RwLock::new(Some(site)),
             addresses,
             stopped: AtomicBool::new(false),
             running: Mutex::new(Some(running)),
-        })))
+        }));
+        // Given up half way it is dropped, which stops what there is.
+        begun.map(|()| engine).map_err(no_thread)
     }
+}
+
+/// Starts the threads of a site.
+fn begin(
+    running: &mut Running,
+    site: &Arc<Site>,
+    (shards, echo): (Vec<Starting>, bool),
+    listeners: Vec<TcpListener>,
+    window_ms: u64,
+    view: &Arc<View>,
+) -> io::Result<()> {
+    for shard in shards {
+        running.shards.push(shard.start(site.shared.clone(), echo)?);
+    }
+    let (io_stop, stopping) = watch::channel(false);
+    let (began, has_begun) = mpsc::channel();
+    let thread = {
+        let site = site.clone();
+        // The runtime begins and ends on its own thread: a host's runtime suffers no other to be dropped inside it.
+        threads::spawn("klatch-io".into(), move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .max_blocking_threads(4)
+                .thread_name("klatch-blocking")
+                .build();
+            let (runtime, failed) = match runtime {
+                Ok(runtime) => (Some(runtime), None),
+                Err(e) => (None, Some(e)),
+            };
+            // The other end waits for it.
+            let _ = began.send(failed);
+            let Some(runtime) = runtime else { return };
+            for l in listeners {
+                runtime.spawn(listener::accept(l, site.clone(), stopping.clone()));
+            }
+            housekeeping::keep(&runtime, &site.shared, &stopping);
+            runtime.shutdown_timeout(Duration::from_millis(100));
+        })?
+    };
+    running.io = Some((thread, io_stop));
+    if let Ok(Some(e)) = has_begun.recv() {
+        return Err(e);
+    }
+    let (keeper_stop, stop) = mpsc::channel();
+    let (view, shared) = (view.clone(), site.shared.clone());
+    let keep = move || housekeeping::keep_view(&view, &shared, window_ms, &stop);
+    running.keeper = Some((threads::spawn("klatch-view".into(), keep)?, keeper_stop));
+    Ok(())
 }
 
 impl std::fmt::Debug for Builder {
@@ -220,6 +268,6 @@ impl std::fmt::Debug for Builder {
     }
 }
 
-fn no_thread(e: std::io::Error) -> Error {
+fn no_thread(e: io::Error) -> Error {
     Error::new(Code::Internal, format!("the system refused a thread or descriptor: {e}"))
 }

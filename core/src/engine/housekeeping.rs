@@ -7,9 +7,11 @@ use crate::protocol::frame;
 use crate::protocol::native::encode;
 use crate::server::shared::Shared;
 use crate::view::View;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
+use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 /// How often late publishes are looked for.
@@ -18,7 +20,16 @@ const SWEEP: Duration = Duration::from_millis(100);
 const FLUSH: Duration = Duration::from_secs(1);
 
 /// Runs on the engine's tokio thread until `stop` turns true.
-pub(super) async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+pub(super) fn keep(runtime: &Runtime, shared: &Arc<Shared>, stop: &watch::Receiver<bool>) {
+    let run = || runtime.block_on(run(shared.clone(), stop.clone()));
+    // A fault must not end the thread that accepts connections.
+    while catch_unwind(AssertUnwindSafe(run)).is_err() && !*stop.borrow() {
+        tracing::error!("keeping house panicked; it goes on");
+        runtime.block_on(tokio::time::sleep(SWEEP));
+    }
+}
+
+async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
     let gather = Duration::from_millis(shared.policy.limits.presence_gather_ms.max(1));
     let mut sweep = tokio::time::interval(SWEEP);
     let mut presence = tokio::time::interval(gather);
@@ -69,11 +80,17 @@ pub(crate) fn presence_events(shared: &Shared) {
     }
 }
 
-/// Flushes the view until it is told to end.
+/// Flushes the view until it is told to end, and closes it.
 pub(super) fn keep_view(view: &View, shared: &Shared, window_ms: u64, stop: &Receiver<()>) {
     let mut failing = false;
     while stop.recv_timeout(FLUSH) == Err(RecvTimeoutError::Timeout) {
-        flush_view(view, shared.clock.wall_ms(), window_ms, &mut failing);
+        let flush = || flush_view(view, shared.clock.wall_ms(), window_ms, &mut failing);
+        if catch_unwind(AssertUnwindSafe(flush)).is_err() {
+            tracing::error!("flushing the view panicked; it is tried again");
+        }
+    }
+    if let Err(e) = view.close() {
+        tracing::warn!(error = %e, "the view was not closed well; it is read again from the log at the next start");
     }
 }
 

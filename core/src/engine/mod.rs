@@ -29,20 +29,24 @@ use crate::protocol::native::{encode, text};
 use crate::room::hub::congested;
 use crate::server::http::Site;
 use crate::server::inbox::{Item, Target};
-use crate::view::View;
+use crate::threads;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// A running engine. Clones are handles to the same one. When the last handle is dropped without [`Engine::stop`] it stops as
-/// with a timeout of one second.
+/// with a timeout of one second. A hook that holds a handle keeps the engine alive: then only a stop ends it.
 ///
-/// All methods may be called from any thread, also from hooks. Those that wait say so; none needs an async runtime, and the
-/// engine's own threads never depend on the caller's.
+/// All methods may be called from any thread, also from hooks and inside an async runtime. Those that wait say so, and block the
+/// thread that they are called on; none needs a runtime, and the engine's own threads never depend on the caller's.
+///
+/// Wakers are the one piece of the host's code that runs on the engine's own threads. There [`Engine::stop`] and
+/// [`Publishing::wait`] fail with `would_deadlock` instead of waiting for themselves, and a dropped last handle stops in the background.
+/// Executors only queue the task in their wakers and never meet this.
 #[derive(Clone, Debug)]
 pub struct Engine(Arc<Inner>);
 
@@ -57,18 +61,16 @@ struct Inner {
     running: Mutex<Option<Running>>,
 }
 
-/// The engine's threads, and how each is told to end.
-#[derive(Debug)]
+/// The engine's threads, and how each is told to end. A start that failed has some of them.
+#[derive(Debug, Default)]
 struct Running {
     shards: Vec<JoinHandle<()>>,
-    /// Gets a message when a shard has ended.
-    shard_ended: Receiver<()>,
-    io: JoinHandle<()>,
-    io_stop: watch::Sender<bool>,
-    keeper: JoinHandle<()>,
-    keeper_stop: Sender<()>,
-    view: Arc<View>,
+    io: Option<(JoinHandle<()>, watch::Sender<bool>)>,
+    keeper: Option<(JoinHandle<()>, Sender<()>)>,
 }
+
+/// How long past a stop's timeout a thread may take that has nothing to do but to end.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// What a stop left undone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -241,8 +243,14 @@ impl Engine {
     /// files are synced and closed, so that another engine may have the directory. Waits at most about `timeout`. Later calls
     /// return at once.
     ///
-    /// An error says that the last sync failed: what had been acknowledged before is safe, and the files are kept as they are.
+    /// It may be called from a hook, and inside any async runtime, whose thread it blocks. A hook that never answers does not hold it up:
+    /// its thread is left to itself, as is one that hangs in the kernel. In a waker it does nothing but say `would_deadlock`.
+    ///
+    /// Any other error says that the last sync failed: what had been acknowledged before is safe, and the files are kept as they are.
     pub fn stop(&self, timeout: Duration) -> Result<Stopped> {
+        if threads::is_ours() {
+            return Err(Error::new(Code::WouldDeadlock, "a waker cannot wait for the engine that woke it"));
+        }
         self.0.stop(timeout)
     }
 }
@@ -280,60 +288,68 @@ impl Inner {
         self.site.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn stop(&self, timeout: Duration) -> Result<Stopped> {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let (Some(running), Some(site)) = (running, self.site()) else { return Ok(Stopped::default()) };
-        let shared = &site.shared;
-        let deadline_ms = shared.clock.steady_ms() + timeout.min(LONGEST).as_millis() as u64;
+    /// What is to be stopped, once.
+    fn take(&self) -> Option<(Running, Arc<Site>)> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let site = self.site()?;
         site.stopping.store(true, Ordering::Release);
         self.stopped.store(true, Ordering::Release);
-        // First the log, so that the clients still get their acks.
-        let stored = shared.broker.stop(deadline_ms);
-        for shard in &site.shards {
-            shard.push(Item::Stop { deadline_ms });
-        }
-        let mut ended = 0;
-        while ended < running.shards.len() {
-            // A little longer than the deadline that the shards themselves keep.
-            let left = (deadline_ms + 100).saturating_sub(shared.clock.steady_ms());
-            if running.shard_ended.recv_timeout(Duration::from_millis(left)).is_err() {
-                tracing::warn!("a shard did not end in time; it is left to itself");
-                break;
-            }
-            ended += 1;
-        }
-        if ended == running.shards.len() {
-            for shard in running.shards {
-                if shard.join().is_err() {
-                    tracing::error!("a shard panicked");
-                }
-            }
-        }
-        shared.hub.end_subscriptions();
-        // Their receivers may have gone already.
-        let _ = running.io_stop.send(true);
-        let _ = running.keeper_stop.send(());
-        for thread in [running.io, running.keeper] {
-            if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
-                tracing::error!("a thread of the engine panicked");
-            }
-        }
-        shared.events.end();
-        if let Err(e) = running.view.close() {
-            tracing::warn!(error = %e, "the view was not closed well; it is read again from the log at the next start");
-        }
+        Some((running, site))
+    }
+
+    fn stop(&self, timeout: Duration) -> Result<Stopped> {
+        let Some((running, site)) = self.take() else { return Ok(Stopped::default()) };
+        let stored = end(running, &site, timeout);
         // With these goes what holds the directory.
-        drop(running.view);
         *self.site.write().unwrap_or_else(PoisonError::into_inner) = None;
         drop(site);
-        stored.map(|unwritten| Stopped { unwritten })
+        stored
     }
+}
+
+fn end(running: Running, site: &Site, timeout: Duration) -> Result<Stopped> {
+    let shared = &site.shared;
+    let timeout = timeout.min(LONGEST);
+    let until = Instant::now() + timeout;
+    let left = || until.saturating_duration_since(Instant::now()) + GRACE;
+    let deadline_ms = shared.clock.steady_ms() + timeout.as_millis() as u64;
+    // First the log, so that the clients still get their acks.
+    let stored = shared.broker.stop(deadline_ms);
+    for shard in &site.shards {
+        shard.push(Item::Stop { deadline_ms });
+    }
+    for shard in running.shards {
+        threads::join(shard, left());
+    }
+    shared.hub.end_subscriptions();
+    if let Some((io, stop)) = running.io {
+        // Its receiver may have gone already.
+        let _ = stop.send(true);
+        threads::join(io, left());
+    }
+    shared.events.end();
+    if let Some((keeper, stop)) = running.keeper {
+        let _ = stop.send(());
+        threads::join(keeper, left());
+    }
+    stored.map(|unwritten| Stopped { unwritten })
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Err(e) = self.stop(Duration::from_secs(1)) {
-            tracing::error!(error = %e, "the engine did not stop well");
+        let Some((running, site)) = self.take() else { return };
+        self.site = RwLock::default();
+        let end = move || {
+            if let Err(e) = end(running, &site, Duration::from_secs(1)) {
+                tracing::error!(error = %e, "the engine did not stop well");
+            }
+        };
+        if !threads::is_ours() {
+            return end();
+        }
+        // A waker had the last handle: the engine's thread that it runs on cannot wait for its own end.
+        if std::thread::Builder::new().name("klatch-stop".into()).spawn(end).is_err() {
+            tracing::error!("the system refused a thread; the engine is not stopped");
         }
     }
 }

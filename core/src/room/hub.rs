@@ -13,12 +13,12 @@ use crate::metrics::Metrics;
 use crate::protocol::frame;
 use crate::room::recent::{Frame, Recent, Run};
 use crate::room::subscriber::{Ended, Subscriber};
+use crate::threads;
 use crate::view::{View, ViewError};
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::Waker;
 
 /// A room as one shard knows it: a slot of that shard and the count of rooms that have been in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -463,7 +463,7 @@ impl Hub {
             self.evict(&mut rooms);
             self.metrics.recent_bytes.set(rooms.recent_bytes as u64);
         }
-        wakers.into_iter().for_each(Waker::wake);
+        wakers.into_iter().for_each(threads::wake);
         for reply in loose {
             if let Some(d) = deliveries.get_mut(reply.key.shard as usize) {
                 d.1.push(reply);

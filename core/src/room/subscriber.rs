@@ -4,6 +4,7 @@ use crate::clock::LONGEST;
 use crate::config::Limit;
 use crate::message::Publication;
 use crate::metrics::Metrics;
+use crate::threads;
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::{Poll, Waker};
@@ -86,7 +87,7 @@ impl Subscriber {
         let waker = q.waker.take();
         drop(q);
         if let Some(w) = waker {
-            w.wake();
+            threads::wake(w);
         }
     }
 

@@ -5,10 +5,12 @@ use crate::codes::Code;
 use crate::command::{HistoryQuery, Start};
 use crate::error::Error;
 use crate::server::inbox::{Inbox, Item, Read, ReadFor};
+use crate::threads;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// What to read.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +48,9 @@ pub(crate) struct Readers {
     threads: Vec<JoinHandle<()>>,
 }
 
+/// How long a read under way may hold up the end.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 impl Readers {
     /// A queue without threads, and its other end.
     pub(crate) fn queue(len: usize) -> (Readers, Receiver<Job>) {
@@ -53,14 +58,14 @@ impl Readers {
         (Readers { queue: Some(tx), threads: Vec::new() }, rx)
     }
 
-    /// Starts the threads; they end when this is dropped, which waits for them: they hold the log.
+    /// Starts the threads; they end when this is dropped, which waits for them, as they hold the log, but no longer than
+    /// [`PATIENCE`]: a disk may hang.
     pub(crate) fn start(history: &Arc<History>, queue: usize) -> std::io::Result<Readers> {
         let (mut readers, rx) = Readers::queue(queue);
         let rx = Arc::new(Mutex::new(rx));
         for i in 0..2 {
             let (history, rx) = (history.clone(), rx.clone());
-            let thread = std::thread::Builder::new().name(format!("klatch-read-{i}"));
-            readers.threads.push(thread.spawn(move || run(&history, &rx))?);
+            readers.threads.push(threads::spawn(format!("klatch-read-{i}"), move || run(&history, &rx))?);
         }
         Ok(readers)
     }
@@ -78,9 +83,7 @@ impl Drop for Readers {
     fn drop(&mut self) {
         self.queue = None;
         for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                tracing::error!("a thread that reads history panicked");
-            }
+            threads::join(thread, PATIENCE);
         }
     }
 }

@@ -22,13 +22,13 @@ use crate::server::rooms::Rooms;
 use crate::server::shared::Shared;
 use crate::server::timer::Wheel;
 use crate::session::{Effect, Session};
+use crate::threads;
 use mio::{Events, Poll, Registry, Token, Waker};
 use std::collections::VecDeque;
 use std::io;
 use std::mem::take;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 const WAKE: Token = Token(usize::MAX);
@@ -97,31 +97,26 @@ impl Starting {
     }
 
     /// Starts the thread. It ends after [`Item::Stop`], when every connection has ended or lingered long enough.
-    /// `ended` gets a message when it has.
-    pub(crate) fn start(
-        self,
-        shared: Arc<Shared>,
-        echo: bool,
-        ended: Sender<()>,
-    ) -> io::Result<std::thread::JoinHandle<()>> {
+    pub(crate) fn start(self, shared: Arc<Shared>, echo: bool) -> io::Result<std::thread::JoinHandle<()>> {
         let registry = self.poll.registry().try_clone()?;
         let mut shard = Shard::new(self.index, shared, self.inbox, registry);
         shard.echo = echo;
         let inbox = shard.inbox.clone();
-        std::thread::Builder::new().name(format!("klatch-shard-{}", self.index)).spawn(move || {
+        threads::spawn(format!("klatch-shard-{}", self.index), move || {
             // A fault here must not stop the others: its connections are closed with it, /readyz tells, new ones go elsewhere.
             if catch_unwind(AssertUnwindSafe(|| shard.run(self.poll))).is_err() {
                 tracing::error!(shard = self.index, "a shard panicked; its connections are closed");
+                inbox.close();
+                // Whatever state they are in, rooms and events should not go on with connections that have gone.
+                let _ = catch_unwind(AssertUnwindSafe(|| shard.abandon()));
             }
             inbox.close();
-            // Nobody listens if the engine gave up waiting.
-            let _ = ended.send(());
         })
     }
 }
 
 impl Shard<Registry> {
-    fn run(mut self, mut poll: Poll) {
+    fn run(&mut self, mut poll: Poll) {
         let mut events = Events::with_capacity(EVENTS);
         loop {
             match poll.poll(&mut events, self.wait()) {
@@ -599,6 +594,13 @@ impl<N: Net> Shard<N> {
             self.free.push(i);
             self.shared.metrics.connections.sub(1);
         }
+    }
+
+    /// Forgets every connection.
+    fn abandon(&mut self) {
+        self.out.clear();
+        self.dead = (0..self.conns.len() as u32).collect();
+        self.bury();
     }
 
     fn kick(&mut self, target: &Target, room: Option<&str>, code: Disconnect) {

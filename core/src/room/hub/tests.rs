@@ -3,6 +3,7 @@ use crate::config::Settings;
 use crate::message::Kind;
 use crate::view::{Checkpoint, Identity, Row};
 use proptest::prelude::*;
+use std::task::Waker;
 
 /// A shard that keeps what it is handed.
 #[derive(Debug, Default)]

@@ -1,0 +1,72 @@
+//! What an engine does to the process that it lives in: nothing that stays, and nothing that the host has not asked for.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod starts;
+
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+/// Longer than anything takes that is to happen.
+const SOON: Duration = Duration::from_secs(20);
+/// The time that a stop is given.
+const SECONDS: Duration = Duration::from_secs(5);
+
+/// Set in the process of a test that runs alone.
+const ALONE: &str = "KLATCH_TEST_ALONE";
+
+/// The exit code of one that does not end.
+const HUNG: i32 = 9;
+
+/// Runs a test in a process of its own: what is counted or changed there is not another test's.
+fn alone(run: impl FnOnce()) {
+    if std::env::var_os(ALONE).is_some() {
+        std::thread::spawn(|| {
+            let _ = std::io::stdin().read_to_end(&mut Vec::new());
+            // It has hung, or whoever started it has gone.
+            std::process::exit(HUNG);
+        });
+        return run();
+    }
+    let test = std::thread::current().name().unwrap().to_owned();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args([&test, "--exact", "--nocapture", "--test-threads=1"])
+        .env(ALONE, "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let input = child.stdin.take();
+    let (ended, has_ended) = channel::<()>();
+    std::thread::spawn(move || {
+        let _ = has_ended.recv_timeout(Duration::from_secs(300));
+        drop(input);
+    });
+    let output = child.wait_with_output().unwrap();
+    drop(ended);
+    let said = [output.stdout, output.stderr].map(|out| String::from_utf8_lossy(&out).into_owned());
+    let passed = output.status.success() && said[0].contains("1 passed");
+    let hung = if output.status.code() == Some(HUNG) { " (it hung)" } else { "" };
+    assert!(passed, "{test}: {}{hung}\n{}", output.status, said.concat());
+}
+
+/// How many threads this process has.
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").unwrap().count()
+}
+
+/// How many descriptors this process has open, without the one that looks.
+fn files() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count() - 1
+}
+
+/// Waits until it is so. A thread that has been joined is seen in `/proc` for a moment more.
+fn becomes<T: PartialEq + std::fmt::Debug>(expected: T, now: impl Fn() -> T) {
+    let until = Instant::now() + SOON;
+    while now() != expected {
+        assert!(Instant::now() < until, "{:?}, not {expected:?}", now());
+        std::thread::yield_now();
+    }
+}
