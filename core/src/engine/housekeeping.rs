@@ -25,7 +25,7 @@ pub(super) fn keep(runtime: &Runtime, shared: &Arc<Shared>, stop: &watch::Receiv
     // A fault must not end the thread that accepts connections.
     while catch_unwind(AssertUnwindSafe(run)).is_err() && !*stop.borrow() {
         tracing::error!("keeping house panicked; it goes on");
-        runtime.block_on(tokio::time::sleep(SWEEP));
+        runtime.block_on(async { tokio::time::sleep(SWEEP).await });
     }
 }
 

@@ -106,3 +106,88 @@ fn run(history: &History, queue: &Mutex<Receiver<Job>>) {
         job.inbox.push(Item::Read(job.to, read));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::append::{Append, ConnectionKey};
+    use crate::broker::memory::MemoryBroker;
+    use crate::broker::{Broker, Health};
+    use crate::clock::ManualClock;
+    use crate::config::Settings;
+    use crate::message::{Epoch, Publication};
+    use crate::room::hub::RoomKey;
+    use crate::server::inbox::Queue;
+    use crate::server::net::Wake;
+    use crate::view::OwnedRow;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// A broker that panics while it is read.
+    #[derive(Debug)]
+    struct Faulty {
+        broker: MemoryBroker,
+        faulty: AtomicBool,
+    }
+
+    impl Broker for Faulty {
+        fn append(&self, appends: &mut Vec<Append>) {
+            self.broker.append(appends);
+        }
+        fn read(&self, rows: &[OwnedRow]) -> crate::Result<Vec<Publication>> {
+            self.broker.read(rows)
+        }
+        fn epoch(&self, room: &str) -> Epoch {
+            assert!(!self.faulty.load(Ordering::SeqCst), "a fault of the reader");
+            self.broker.epoch(room)
+        }
+        fn sweep(&self) {}
+        fn health(&self) -> Health {
+            Health::Up
+        }
+        fn stop(&self, deadline_ms: u64) -> crate::Result<u64> {
+            self.broker.stop(deadline_ms)
+        }
+    }
+
+    /// Tells the test that something has come.
+    #[derive(Debug)]
+    struct Bell(SyncSender<()>);
+
+    impl Wake for Bell {
+        fn wake(&self) {
+            self.0.send(()).unwrap();
+        }
+    }
+
+    #[test]
+    fn x28_a_read_that_panics_is_answered_and_ends_no_thread() {
+        let settings = Settings::default();
+        let broker = MemoryBroker::new(&settings, Arc::new(ManualClock::new(1)), Arc::default()).unwrap();
+        let (view, hub) = (broker.tail().view().clone(), broker.tail().hub().clone());
+        let broker = Arc::new(Faulty { broker, faulty: AtomicBool::new(true) });
+        let history = History::new(broker.clone(), view, hub, &settings.limits, Arc::default());
+        let readers = Readers::start(&Arc::new(history), 1).unwrap();
+        let (bell, rung) = sync_channel(1);
+        let inbox = Arc::new(Inbox::new(Box::new(Bell(bell))));
+        let key = ConnectionKey { shard: 0, slot: 0, generation: 0 };
+        let to = ReadFor { key, room: RoomKey { slot: 0, generation: 0 }, stream: 1 };
+        let read = |what: What| {
+            assert!(inbox.may_sleep());
+            readers.read(Job { what, room: "lobby".into(), to, inbox: inbox.clone() }).unwrap();
+            rung.recv_timeout(Duration::from_secs(20)).unwrap();
+            let mut queue = Queue::default();
+            inbox.take(&mut queue);
+            queue.items.pop().unwrap()
+        };
+        // More often than there are threads.
+        for _ in 0..3 {
+            let Item::Read(_, Read::History(Err(e))) = read(What::Query(HistoryQuery::default())) else {
+                panic!()
+            };
+            assert_eq!(e.code(), Code::Internal);
+        }
+        broker.faulty.store(false, Ordering::SeqCst);
+        let Item::Read(_, Read::History(page)) = read(What::Query(HistoryQuery::default())) else { panic!() };
+        assert_eq!(page.unwrap().last, 0);
+    }
+}

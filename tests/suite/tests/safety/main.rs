@@ -1,8 +1,12 @@
 //! What an engine does to the process that it lives in: nothing that stays, and nothing that the host has not asked for.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod panics;
 mod starts;
 
+use klatch::{Builder, Engine};
+use klatch_suite::ws::{Got, Ws};
+use serde_json::Value;
 use std::io::Read;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
@@ -12,6 +16,50 @@ use std::time::{Duration, Instant};
 const SOON: Duration = Duration::from_secs(20);
 /// The time that a stop is given.
 const SECONDS: Duration = Duration::from_secs(5);
+
+/// An engine that listens.
+fn on(log: &str) -> Builder {
+    Engine::builder().log(log).listen("127.0.0.1:0")
+}
+
+struct Client(Ws);
+
+impl Client {
+    /// Connects with this query.
+    fn connect(engine: &Engine, query: &str) -> Client {
+        let headers = [("Sec-WebSocket-Protocol".to_owned(), "klatch.v1".to_owned())];
+        let opened = Ws::open(engine.addresses()[0], &format!("/ws?{query}"), &headers, &[]);
+        Client(opened.unwrap().unwrap().0)
+    }
+
+    fn send(&mut self, frame: Value) {
+        self.0.text(&frame.to_string()).unwrap();
+    }
+
+    /// The next frame of a type; those before it are dropped.
+    fn next_of(&mut self, kind: &str) -> Value {
+        loop {
+            let frame: Value = serde_json::from_str(&self.0.next_text().unwrap()).unwrap();
+            if frame["type"] == kind {
+                return frame;
+            }
+        }
+    }
+
+    /// The code with which the engine closes, none if it closes without; frames before it are dropped.
+    fn closed(&mut self) -> Option<u16> {
+        loop {
+            match self.0.read().unwrap() {
+                Got::Close(code, _) => {
+                    self.0.finish(code);
+                    return Some(code);
+                }
+                Got::End => return None,
+                _ => {}
+            }
+        }
+    }
+}
 
 /// Set in the process of a test that runs alone.
 const ALONE: &str = "KLATCH_TEST_ALONE";
