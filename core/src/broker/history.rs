@@ -261,14 +261,21 @@ impl History {
         Ok((rows.rows.first().map_or(cursor, |r| r.prev), false))
     }
 
-    /// At most `max` publications after `after` and up to `to`; none if there are none. May read the disk.
-    pub fn publications(&self, room: &str, after: u64, to: u64, max: usize) -> Result<Vec<Publication>> {
+    /// At most `max` publications after `after` and up to `to`; none if there are none. Nothing if retention has dropped some of
+    /// these. May read the disk.
+    pub fn publications(
+        &self,
+        room: &str,
+        after: u64,
+        to: u64,
+        max: usize,
+    ) -> Result<Option<Vec<Publication>>> {
         let query = RowQuery { limit: max.clamp(1, self.limits.history_page), ..self.rows_after(after, to) };
         let rows = self.view.rows(room, query).map_err(|e| unreadable(&e))?;
         if rows.floor > after {
-            return Err(dropped());
+            return Ok(None);
         }
-        self.broker.read(&rows.rows)
+        self.broker.read(&rows.rows).map(Some)
     }
 
     fn page_from(&self, rows: crate::view::Rows, to: u64) -> Result<StreamPage> {

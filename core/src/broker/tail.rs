@@ -273,7 +273,8 @@ impl Tail {
             })
             .collect();
         self.view.add(self.partition, &rows, &ids, checkpoint);
-        self.hub.publish(&accepted, answers);
+        let wakers = self.hub.publish(&accepted, answers);
+        self.wakers.lock().unwrap_or_else(PoisonError::into_inner).extend(wakers);
         for (promise, room, id, outcome) in promises {
             self.fill(&promise, self.host_answer(&room, &id, outcome));
         }

@@ -32,10 +32,11 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, RwLock, mpsc};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-/// How long a start that failed may take to close the log again.
-const FAILED_START_MS: u64 = 5_000;
+/// How long a start that failed may take to end what it had begun.
+const FAILED_START: Duration = Duration::from_secs(5);
 
 /// Settings and components of an engine that is to be started.
 #[derive(Default)]
@@ -129,7 +130,7 @@ impl Builder {
         let started = self.run(broker.clone(), &tail, clock.clone(), metrics, listeners, addresses);
         if started.is_err() {
             // The directory is free again when the error is returned. That it could not be closed well is the lesser news.
-            let _ = broker.stop(clock.steady_ms() + FAILED_START_MS);
+            let _ = broker.stop(clock.steady_ms() + FAILED_START.as_millis() as u64);
         }
         started
     }
@@ -201,20 +202,26 @@ impl Builder {
         let mut running = Running::default();
         let begun =
             begin(&mut running, &site, (starting, self.echo), listeners, settings.dedupe_window_ms, &view);
-        let engine = Engine(Arc::new(Inner {
-            metrics: shared.metrics.clone(),
-            events: shared.events.clone(),
-            site: RwLock::new(Some(site)),
-            addresses,
-            stopped: AtomicBool::new(false),
-            running: Mutex::new(Some(running)),
-        }));
-        // Given up half way it is dropped, which stops what there is.
-        begun.map(|()| engine).map_err(no_thread)
+        match begun {
+            Ok(pool) => Ok(Engine(Arc::new(Inner {
+                metrics: shared.metrics.clone(),
+                events: shared.events.clone(),
+                site: RwLock::new(Some(site)),
+                pool: Mutex::new(Some(Arc::new(pool))),
+                addresses,
+                stopped: AtomicBool::new(false),
+                running: Mutex::new(Some(running)),
+            }))),
+            Err(e) => {
+                // Of the log it is heard below.
+                let _ = super::end(running, &site, FAILED_START);
+                Err(no_thread(e))
+            }
+        }
     }
 }
 
-/// Starts the threads of a site.
+/// Starts the threads of a site. Returns the way to threads that may block.
 fn begin(
     running: &mut Running,
     site: &Arc<Site>,
@@ -222,7 +229,7 @@ fn begin(
     listeners: Vec<TcpListener>,
     window_ms: u64,
     view: &Arc<View>,
-) -> io::Result<()> {
+) -> io::Result<Handle> {
     for shard in shards {
         running.shards.push(shard.start(site.shared.clone(), echo)?);
     }
@@ -237,13 +244,12 @@ fn begin(
                 .max_blocking_threads(4)
                 .thread_name("klatch-blocking")
                 .build();
-            let (runtime, failed) = match runtime {
-                Ok(runtime) => (Some(runtime), None),
-                Err(e) => (None, Some(e)),
+            // The other end waits for one of these.
+            let runtime = match runtime {
+                Ok(runtime) => runtime,
+                Err(e) => return drop(began.send(Err(e))),
             };
-            // The other end waits for it.
-            let _ = began.send(failed);
-            let Some(runtime) = runtime else { return };
+            let _ = began.send(Ok(runtime.handle().clone()));
             for l in listeners {
                 runtime.spawn(listener::accept(l, site.clone(), stopping.clone()));
             }
@@ -252,14 +258,12 @@ fn begin(
         })?
     };
     running.io = Some((thread, io_stop));
-    if let Ok(Some(e)) = has_begun.recv() {
-        return Err(e);
-    }
+    let pool = has_begun.recv().unwrap_or_else(|_| Err(io::Error::other("the io thread ended")))?;
     let (keeper_stop, stop) = mpsc::channel();
     let (view, shared) = (view.clone(), site.shared.clone());
     let keep = move || housekeeping::keep_view(&view, &shared, window_ms, &stop);
     running.keeper = Some((threads::spawn("klatch-view".into(), keep)?, keeper_stop));
-    Ok(())
+    Ok(pool)
 }
 
 impl std::fmt::Debug for Builder {

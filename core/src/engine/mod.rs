@@ -33,9 +33,10 @@ use crate::threads;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 /// A running engine. Clones are handles to the same one. When the last handle is dropped without [`Engine::stop`] it stops as
@@ -54,6 +55,8 @@ pub struct Engine(Arc<Inner>);
 struct Inner {
     /// None once it has stopped: then nothing of it holds the data directory, whoever still has handles.
     site: RwLock<Option<Arc<Site>>>,
+    /// Threads that may wait for a disk in place of a host's executor. None once it has stopped.
+    pool: Mutex<Option<Arc<Handle>>>,
     addresses: Vec<SocketAddr>,
     metrics: Arc<Metrics>,
     events: Arc<Events>,
@@ -159,7 +162,7 @@ impl Engine {
     pub fn subscribe(&self, room: &str, start: Start) -> Result<Subscription> {
         self.on(|site| {
             check_name("room", room, site.shared.policy.limits.name_bytes)?;
-            Subscription::open(&site.shared, room, start)
+            Subscription::open(&site.shared, self.0.pool(), room, start)
         })
     }
 
@@ -288,10 +291,16 @@ impl Inner {
         self.site.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    fn pool(&self) -> Weak<Handle> {
+        let pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        pool.as_ref().map(Arc::downgrade).unwrap_or_default()
+    }
+
     /// What is to be stopped, once.
     fn take(&self) -> Option<(Running, Arc<Site>)> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         let site = self.site()?;
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner).take();
         site.stopping.store(true, Ordering::Release);
         self.stopped.store(true, Ordering::Release);
         Some((running, site))

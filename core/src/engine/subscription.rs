@@ -1,12 +1,14 @@
 //! A host's subscription to a room.
 
+use crate::codes::Code;
 use crate::command::Start;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::message::{Epoch, Position, Publication};
 use crate::room::subscriber::{Ended, Subscriber};
 use crate::server::shared::Shared;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+use tokio::runtime::Handle;
 
 /// A room's publications for the host: history first, then live, contiguous. Ends when it is dropped.
 #[derive(Debug)]
@@ -16,6 +18,7 @@ pub struct Subscription {
     subscriber: Arc<Subscriber>,
     /// Not held while nothing is read: an engine that has stopped lets go of its directory.
     shared: Weak<Shared>,
+    pool: Weak<Handle>,
     at: u64,
     /// What is at or below comes from the view, what is above from the queue.
     cursor: u64,
@@ -23,7 +26,12 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    pub(super) fn open(shared: &Arc<Shared>, room: &str, start: Start) -> Result<Subscription> {
+    pub(super) fn open(
+        shared: &Arc<Shared>,
+        pool: Weak<Handle>,
+        room: &str,
+        start: Start,
+    ) -> Result<Subscription> {
         let room: Arc<str> = room.into();
         let limits = &shared.policy.limits;
         shared.history.asked_start(&start);
@@ -32,8 +40,16 @@ impl Subscription {
         let cursor = shared.history.listen(&room, subscriber.clone())?;
         let epoch = shared.history.epoch(&room);
         let weak = Arc::downgrade(shared);
-        let mut subscription =
-            Subscription { room, epoch, subscriber, shared: weak, at: cursor, cursor, recovered: false };
+        let mut subscription = Subscription {
+            room,
+            epoch,
+            subscriber,
+            shared: weak,
+            pool,
+            at: cursor,
+            cursor,
+            recovered: false,
+        };
         // From here on a failure drops the subscription, which ends the listening.
         (subscription.at, subscription.recovered) =
             shared.history.position(&subscription.room, &start, cursor)?;
@@ -51,35 +67,53 @@ impl Subscription {
     }
 
     /// The next publications, at most `max`, in order. Waits for the first on this thread, at most `timeout`; empty after a timeout.
+    /// While it catches up it reads the disk on this thread.
     pub fn next_batch(&mut self, max: usize, timeout: Duration) -> Result<Vec<Publication>, Ended> {
         if self.at < self.cursor {
-            return self.page(max);
+            let shared = self.shared.upgrade().ok_or(Ended::Stopped)?;
+            let page = shared.history.publications(&self.room, self.at, self.cursor, max);
+            return self.turned(page);
         }
         let batch = self.subscriber.take(max, timeout)?;
         Ok(self.took(batch))
     }
 
-    /// The same for hosts with an async runtime, any of them; waits without a timeout.
+    /// The same for hosts with an async runtime, any of them; waits without a timeout, and reads the disk on a thread of the engine. A
+    /// future that is dropped loses nothing.
     pub async fn next(&mut self, max: usize) -> Result<Vec<Publication>, Ended> {
         if self.at < self.cursor {
-            return self.page(max);
+            let (room, at, cursor) = (self.room.clone(), self.at, self.cursor);
+            let read = {
+                let shared = self.shared.upgrade().ok_or(Ended::Stopped)?;
+                let pool = self.pool.upgrade().ok_or(Ended::Stopped)?;
+                pool.spawn_blocking(move || shared.history.publications(&room, at, cursor, max))
+            };
+            let page = match read.await {
+                Ok(page) => page,
+                Err(e) if e.is_panic() => Err(Error::new(Code::Internal, "the read panicked")),
+                Err(_) => return Err(Ended::Stopped),
+            };
+            return self.turned(page);
         }
         let batch = std::future::poll_fn(|cx| self.subscriber.poll(max, cx.waker())).await?;
         Ok(self.took(batch))
     }
 
-    fn page(&mut self, max: usize) -> Result<Vec<Publication>, Ended> {
-        let shared = self.shared.upgrade().ok_or(Ended::Stopped)?;
-        let page = match shared.history.publications(&self.room, self.at, self.cursor, max) {
-            Ok(page) => page,
+    /// A page was read.
+    fn turned(&mut self, page: Result<Option<Vec<Publication>>>) -> Result<Vec<Publication>, Ended> {
+        let why = match page {
+            Ok(Some(page)) => {
+                self.at = page.last().map_or(self.cursor, Publication::offset);
+                return Ok(page);
+            }
+            Ok(None) => Ended::Dropped,
             Err(e) => {
                 tracing::warn!(error = %e, "a subscription's history cannot be read; it ends");
-                self.subscriber.end(Ended::Slow);
-                return Err(Ended::Slow);
+                Ended::Unreadable
             }
         };
-        self.at = page.last().map_or(self.cursor, Publication::offset);
-        Ok(page)
+        self.subscriber.end(why);
+        Err(why)
     }
 
     fn took(&mut self, batch: Vec<Publication>) -> Vec<Publication> {
@@ -96,5 +130,79 @@ impl Drop for Subscription {
         if let Some(shared) = self.shared.upgrade() {
             shared.hub.unsubscribe(&self.room, &self.subscriber);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Engine, Message, Settings};
+    use std::pin::pin;
+    use std::sync::mpsc::channel;
+    use std::task::{Context, Poll, Waker};
+
+    fn with_history(settings: Settings) -> Engine {
+        let engine = Engine::builder().settings(settings).log("memory").start().unwrap();
+        let data = format!("\"{}\"", "x".repeat(50_000));
+        (0..4).for_each(|_| drop(engine.publish(Message::json("lobby", &data)).wait().unwrap()));
+        engine
+    }
+
+    /// Its history was read from the disk on the thread that polled: a host's executor stood still meanwhile.
+    #[test]
+    fn a_future_does_not_read_on_the_executors_thread() {
+        let engine = with_history(Settings::default());
+        let mut subscription = engine.subscribe("lobby", Start::History(4)).unwrap();
+        // Every thread that may wait for a disk waits for one.
+        let pool = engine.0.pool().upgrade().unwrap();
+        let mut disks = Vec::new();
+        for _ in 0..4 {
+            let (disk, wait) = channel::<()>();
+            pool.spawn_blocking(move || wait.recv().unwrap_err());
+            disks.push(disk);
+        }
+        {
+            let mut next = pin!(subscription.next(9));
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(next.as_mut().poll(&mut cx).is_pending());
+            assert!(next.as_mut().poll(&mut cx).is_pending());
+        }
+        assert_eq!(subscription.position().offset, 0, "a future that was dropped has taken nothing");
+        drop(disks);
+        let mut next = pin!(subscription.next(9));
+        let page = loop {
+            match next.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(page) => break page.unwrap(),
+                Poll::Pending => std::thread::yield_now(),
+            }
+        };
+        assert_eq!(page.len(), 4);
+    }
+
+    /// It was said to be slow, as if its queue had passed its bound.
+    #[test]
+    fn one_that_retention_has_overtaken_is_told_so() {
+        let mut settings = Settings::default();
+        settings.storage.segment_bytes = 64 << 10;
+        settings.storage.retain_bytes = 200 << 10;
+        let engine = with_history(settings);
+        let all = Start::Since { epoch: None, offset: 0, history: 1 };
+        let mut subscription = engine.subscribe("lobby", all).unwrap();
+        assert!(subscription.recovered());
+        assert_eq!(subscription.next_batch(1, Duration::ZERO).unwrap()[0].offset(), 1);
+        let data = format!("\"{}\"", "x".repeat(50_000));
+        (0..20).for_each(|_| drop(engine.publish(Message::json("lobby", &data)).wait().unwrap()));
+        // Retention keeps house with the clock's sweep.
+        let ended = loop {
+            match subscription.next_batch(0, Duration::ZERO) {
+                Ok(_) => subscription.at = 1,
+                Err(ended) => break ended,
+            }
+            std::thread::yield_now();
+        };
+        assert_eq!(ended, Ended::Dropped);
+        assert_eq!(subscription.next_batch(9, Duration::ZERO), Err(Ended::Dropped));
+        let since = Start::Since { epoch: None, offset: subscription.position().offset, history: 1 };
+        assert!(!engine.subscribe("lobby", since).unwrap().recovered());
     }
 }

@@ -13,12 +13,12 @@ use crate::metrics::Metrics;
 use crate::protocol::frame;
 use crate::room::recent::{Frame, Recent, Run};
 use crate::room::subscriber::{Ended, Subscriber};
-use crate::threads;
 use crate::view::{View, ViewError};
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Waker;
 
 /// A room as one shard knows it: a slot of that shard and the count of rooms that have been in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -354,8 +354,10 @@ impl Hub {
     }
 
     /// Second half, once the rows are in the view: moves the cursors, frames each publication once and hands the batch to
-    /// everyone who listens, the answers at their places among it.
-    pub fn publish(&self, batch: &[Accepted], mut answers: Vec<Answer>) {
+    /// everyone who listens, the answers at their places among it. Returns the tasks of the host that are to be woken, by the caller and
+    /// with no lock held: they may call back.
+    #[must_use]
+    pub fn publish(&self, batch: &[Accepted], mut answers: Vec<Answer>) -> Vec<Waker> {
         let mut groups: Vec<Group> = Vec::new();
         let mut group_of: Vec<usize> = Vec::with_capacity(batch.len());
         // Which rooms need frames. A room that gets its first listener after this is framed below.
@@ -463,7 +465,6 @@ impl Hub {
             self.evict(&mut rooms);
             self.metrics.recent_bytes.set(rooms.recent_bytes as u64);
         }
-        wakers.into_iter().for_each(threads::wake);
         for reply in loose {
             if let Some(d) = deliveries.get_mut(reply.key.shard as usize) {
                 d.1.push(reply);
@@ -474,6 +475,7 @@ impl Hub {
                 port.deliver(&mut batches, &mut replies);
             }
         }
+        wakers
     }
 
     /// Hands over replies that have no place in any room's order.

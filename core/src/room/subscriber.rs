@@ -36,6 +36,11 @@ pub enum Ended {
     Closed,
     /// Its owner did not read: its queue passed `event_queue` or `subscription_bytes`. Subscribe again since the last position.
     Slow,
+    /// Retention has dropped what it had yet to read. Subscribe again: since the last position that is not recovered, and the newest
+    /// history comes instead.
+    Dropped,
+    /// The history that it had yet to read cannot be read; the log tells why. Subscribe again since the last position to try again.
+    Unreadable,
     /// The engine stopped.
     Stopped,
 }

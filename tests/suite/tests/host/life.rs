@@ -195,9 +195,13 @@ fn nothing_of_a_broken_connection_reaches_the_next_one() {
         std::thread::yield_now();
     }
     // She takes nothing: the engine ends it.
-    while !matches!(events.next_within(SECONDS), klatch::NextEvent::Event(klatch::Event::Disconnected { .. }))
-    {
-    }
+    let why = loop {
+        if let klatch::NextEvent::Event(klatch::Event::Disconnected { why, .. }) = events.next_within(SECONDS)
+        {
+            break why;
+        }
+    };
+    assert_eq!(why, Some(klatch::Disconnect::Slow), "it was not her who left");
     let mut bob = Client::connect(&engine, "user=bob");
     assert_eq!(bob.next()["type"], "welcome");
     drop(ann);

@@ -1,10 +1,11 @@
 //! What an engine does to the process that it lives in: nothing that stays, and nothing that the host has not asked for.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod calls;
 mod panics;
 mod starts;
 
-use klatch::{Builder, Engine};
+use klatch::{Builder, Engine, Event, EventStream, NextEvent};
 use klatch_suite::ws::{Got, Ws};
 use serde_json::Value;
 use std::io::Read;
@@ -57,6 +58,17 @@ impl Client {
                 Got::End => return None,
                 _ => {}
             }
+        }
+    }
+}
+
+/// Takes the events up to one that is waited for.
+fn until(events: &EventStream, is_it: impl Fn(&Event) -> bool) {
+    loop {
+        match events.next_within(SOON) {
+            NextEvent::Event(e) if is_it(&e) => return,
+            NextEvent::Event(_) => {}
+            other => panic!("{other:?}"),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Panics, in the host's code and in every thread of an engine: each ends what it must and nothing more.
 
-use crate::{Client, SECONDS, SOON, alone, becomes, files, on, threads};
+use crate::{Client, SECONDS, SOON, alone, becomes, files, on, threads, until};
 use klatch::clock::{Clock, SystemClock};
 use klatch::hooks::{
     Authorizer, ConnectAnswer, ConnectRequest, JoinAnswer, JoinRequest, PublishAnswer, PublishHook,
@@ -297,9 +297,8 @@ fn x28_a_waker_that_panics_ends_no_thread() {
             let engine = on(log).start().unwrap();
             let bad = Waker::from(Arc::new(BadWaker));
             let mut cx = Context::from_waker(&bad);
+            let events = engine.events();
             for n in 1..=3 {
-                let events = engine.events();
-                while matches!(events.next_within(std::time::Duration::ZERO), NextEvent::Event(_)) {}
                 let mut subscription = engine.subscribe("lobby", Start::Live).unwrap();
                 let mut next = pin!(subscription.next(1));
                 let mut event = pin!(events.next());
@@ -315,6 +314,8 @@ fn x28_a_waker_that_panics_ends_no_thread() {
                 assert_eq!(ann.next_of("publication")["data"], "a");
                 assert_eq!(block_on(next).unwrap()[0].data()[..], *n.to_string().as_bytes());
                 assert!(block_on(event).is_some());
+                drop(ann);
+                until(&events, |e| matches!(e, Event::Disconnected { .. }));
             }
             assert_eq!(get(&engine, "/readyz").0, 200);
             engine.stop(SECONDS).unwrap();
