@@ -145,16 +145,19 @@ fn r23_the_last_handle_may_be_dropped_in_a_waker() {
             let mut client = Client::connect(&engine, "user=ann&room=lobby");
             client.next_of("joined");
             let mut subscription = engine.subscribe("lobby", Start::Live).unwrap();
-            let (waker, called) = calls(move || drop(engine));
+            // With something to do still.
+            let (waker, called) = calls(move || engine.publish(Message::json("lobby", "2")));
             let mut next = pin!(subscription.next(9));
             pend(next.as_mut(), &waker);
             client.send(json!({"type": "publish", "room": "lobby", "data": 1}));
-            assert_eq!(called.recv_timeout(SOON).unwrap().0, "klatch-log");
+            let (thread, publishing) = called.recv_timeout(SOON).unwrap();
+            assert_eq!(thread, "klatch-log");
+            assert!(publishing.wait().is_ok(), "what was queued is stored");
             assert_eq!(client.closed(), Some(4000));
             becomes(threads_before, threads);
         }
         let engine = on(log).start().unwrap();
-        assert_eq!(engine.history("lobby", HistoryQuery::default()).unwrap().last, 20);
+        assert_eq!(engine.history("lobby", HistoryQuery::default()).unwrap().last, 40);
     });
 }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod calls;
+mod life;
 mod panics;
 mod starts;
 
@@ -120,6 +121,13 @@ fn threads() -> usize {
 /// How many descriptors this process has open, without the one that looks.
 fn files() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count() - 1
+}
+
+/// Bytes of memory that this process has resident.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
 }
 
 /// Waits until it is so. A thread that has been joined is seen in `/proc` for a moment more.
