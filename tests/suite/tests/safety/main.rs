@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod calls;
+mod hooks;
 mod life;
 mod panics;
+mod process;
 mod starts;
 
 use klatch::{Builder, Engine, Event, EventStream, NextEvent};
@@ -80,15 +82,17 @@ const ALONE: &str = "KLATCH_TEST_ALONE";
 /// The exit code of one that does not end.
 const HUNG: i32 = 9;
 
-/// Runs a test in a process of its own: what is counted or changed there is not another test's.
-fn alone(run: impl FnOnce()) {
+/// Runs a test in a process of its own: what is counted or changed there is not another test's. Outside of it: what was said there, on
+/// the standard output and on the other.
+fn alone(run: impl FnOnce()) -> Option<[String; 2]> {
     if std::env::var_os(ALONE).is_some() {
         std::thread::spawn(|| {
             let _ = std::io::stdin().read_to_end(&mut Vec::new());
             // It has hung, or whoever started it has gone.
             std::process::exit(HUNG);
         });
-        return run();
+        run();
+        return None;
     }
     let test = std::thread::current().name().unwrap().to_owned();
     let mut child = Command::new(std::env::current_exe().unwrap())
@@ -111,6 +115,7 @@ fn alone(run: impl FnOnce()) {
     let passed = output.status.success() && said[0].contains("1 passed");
     let hung = if output.status.code() == Some(HUNG) { " (it hung)" } else { "" };
     assert!(passed, "{test}: {}{hung}\n{}", output.status, said.concat());
+    Some(said)
 }
 
 /// How many threads this process has.
