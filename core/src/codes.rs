@@ -117,8 +117,8 @@ codes! {
         DataDirLocked = 503, "data_dir_locked";
         /// The engine has been stopped.
         Stopped = 504, "stopped";
-        /// The call would wait for the very thread that it is made on: a waker of the host, which the engine has woken. Nothing was done;
-        /// make the call from another thread.
+        /// The call would wait for the very thread that it is made on: a waker of the host, which the engine has woken. It does not wait;
+        /// make the call from another thread. A publish whose answer was to be waited for goes its way without.
         WouldDeadlock = 505, "would_deadlock";
         /// A setting is wrong.
         InvalidConfig = 510, "invalid_config";

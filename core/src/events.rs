@@ -79,7 +79,8 @@ struct Queue {
     items: VecDeque<Event>,
     lost: u64,
     ended: bool,
-    waker: Option<Waker>,
+    /// Of every task that waits for an event.
+    wakers: Vec<Waker>,
 }
 
 impl Events {
@@ -115,10 +116,9 @@ impl Events {
         }
         q.items.push_back(make());
         self.ready.notify_one();
-        if let Some(w) = q.waker.take() {
-            drop(q);
-            threads::wake(w);
-        }
+        let wakers = std::mem::take(&mut q.wakers);
+        drop(q);
+        wakers.into_iter().for_each(threads::wake);
     }
 
     pub(crate) fn open(&self) {
@@ -129,10 +129,9 @@ impl Events {
         let mut q = self.lock();
         q.ended = true;
         self.ready.notify_all();
-        if let Some(w) = q.waker.take() {
-            drop(q);
-            threads::wake(w);
-        }
+        let wakers = std::mem::take(&mut q.wakers);
+        drop(q);
+        wakers.into_iter().for_each(threads::wake);
     }
 
     fn pop(q: &mut Queue) -> Option<Option<Event>> {
@@ -185,7 +184,9 @@ impl EventStream {
             match Events::pop(&mut q) {
                 Some(e) => Poll::Ready(e),
                 None => {
-                    q.waker = Some(cx.waker().clone());
+                    if !q.wakers.iter().any(|w| w.will_wake(cx.waker())) {
+                        q.wakers.push(cx.waker().clone());
+                    }
                     Poll::Pending
                 }
             }
@@ -197,6 +198,7 @@ impl EventStream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::task::Context;
 
     #[test]
     fn overflow_is_counted_in_its_place() {
@@ -215,5 +217,33 @@ mod tests {
         assert_eq!(stream.next_within(now), NextEvent::TimedOut);
         events.end();
         assert_eq!(stream.next_within(now), NextEvent::Ended);
+    }
+
+    struct Woken(AtomicBool);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// The second task that waited took the place of the first, which was then never woken: not even by the end.
+    #[test]
+    fn every_task_that_waits_is_woken() {
+        let events = Arc::new(Events::new(2, Arc::default()));
+        events.open();
+        let streams = [EventStream(events.clone()), EventStream(events.clone())];
+        let tasks = [false, false].map(|woken| Arc::new(Woken(AtomicBool::new(woken))));
+        let mut waits = streams.each_ref().map(|s| Box::pin(s.next()));
+        for (wait, task) in waits.iter_mut().zip(&tasks) {
+            let waker = Waker::from(task.clone());
+            // As often as it likes, it is one task.
+            for _ in 0..3 {
+                assert!(wait.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            }
+        }
+        assert_eq!(events.lock().wakers.len(), 2);
+        events.end();
+        assert!(tasks.iter().all(|task| task.0.load(Ordering::SeqCst)));
     }
 }

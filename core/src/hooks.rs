@@ -1,5 +1,8 @@
 //! Hooks: what the host decides. A hook gets a request and an answer object; it may answer at once or later, from any thread.
-//! Hooks run on threads of their own and may block; past `hook_timeout_ms` the request fails with `hook_timeout`.
+//! Hooks run on four threads of their own and may block; past `hook_timeout_ms` the request fails with `hook_timeout`. Four that never
+//! return leave no thread for the rest, and every request that needs a hook fails so; whoever needs none is served. A panic of a hook
+//! fails its request with `internal` and goes no further. A hook may call anything of the engine, [`Engine::stop`](crate::Engine::stop)
+//! too. An answer that is kept for ever costs what it holds, and nothing else.
 
 use crate::codes::Code;
 use crate::error::Error;

@@ -42,12 +42,21 @@ use tokio::sync::watch;
 /// A running engine. Clones are handles to the same one. When the last handle is dropped without [`Engine::stop`] it stops as
 /// with a timeout of one second. A hook that holds a handle keeps the engine alive: then only a stop ends it.
 ///
+/// # Where it may be called
+///
 /// All methods may be called from any thread, also from hooks and inside an async runtime. Those that wait say so, and block the
 /// thread that they are called on; none needs a runtime, and the engine's own threads never depend on the caller's.
 ///
-/// Wakers are the one piece of the host's code that runs on the engine's own threads. There [`Engine::stop`] and
-/// [`Publishing::wait`] fail with `would_deadlock` instead of waiting for themselves, and a dropped last handle stops in the background.
-/// Executors only queue the task in their wakers and never meet this.
+/// | Call | In a hook | In an async task | In a waker |
+/// | --- | --- | --- | --- |
+/// | [`publish`](Engine::publish), [`signal`](Engine::signal), [`kick`](Engine::kick), [`presence`](Engine::presence), [`health`](Engine::health) | works | works | works |
+/// | [`history`](Engine::history), [`subscribe`](Engine::subscribe) | works | works; reads the disk on this thread | works; holds up the engine while it reads |
+/// | [`Publishing::wait`] | works; holds up one of four threads | works; blocks this thread | `would_deadlock`, if there is no answer yet |
+/// | [`stop`](Engine::stop), and dropping the last handle | works | works; blocks this thread | `would_deadlock`; a drop stops in the background |
+///
+/// Wakers of hand-made futures are the one piece of the host's code, besides its clock and its `tracing` subscriber, that runs on the
+/// engine's own threads. Executors only queue the task in their wakers and never meet this. A clock and a subscriber must not call the
+/// engine at all.
 #[derive(Clone, Debug)]
 pub struct Engine(Arc<Inner>);
 
@@ -226,7 +235,7 @@ impl Engine {
         Ok(())
     }
 
-    /// The engine's events from now on. There is one queue: two streams share it.
+    /// The engine's events from now on. There is one queue: two streams share it, and each event goes to one of them.
     pub fn events(&self) -> EventStream {
         self.0.events.open();
         EventStream(self.0.events.clone())
@@ -247,7 +256,8 @@ impl Engine {
     /// return at once.
     ///
     /// It may be called from a hook, and inside any async runtime, whose thread it blocks. A hook that never answers does not hold it up:
-    /// its thread is left to itself, as is one that hangs in the kernel. In a waker it does nothing but say `would_deadlock`.
+    /// its thread is left to itself, as is one that hangs in the kernel; the directory is free once that one ends. In a waker it does
+    /// nothing but say `would_deadlock`.
     ///
     /// Any other error says that the last sync failed: what had been acknowledged before is safe, and the files are kept as they are.
     pub fn stop(&self, timeout: Duration) -> Result<Stopped> {

@@ -50,13 +50,14 @@ impl Message {
 /// Dropping it does not take the message back.
 ///
 /// Three outcomes: an [`Ack`] (stored); an error whose class is `same_id` (unknown: publish again with the same id); any other
-/// error (certainly not stored).
+/// error (certainly not stored). `would_deadlock` is none of them: the answer was not waited for.
 #[derive(Debug)]
 #[must_use = "the outcome is known only by awaiting this or waiting for it"]
 pub struct Publishing(pub(super) Arc<Promise>);
 
 impl Publishing {
-    /// Waits on this thread. Not for hooks and async tasks.
+    /// Waits on this thread, which in an async task or a hook is the executor's or one of the four that call hooks. In a waker it may
+    /// be the engine's own: there it says `would_deadlock` at once, and the message goes its way.
     pub fn wait(self) -> Result<Ack> {
         self.0.wait()
     }

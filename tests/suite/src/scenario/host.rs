@@ -124,6 +124,8 @@ impl World {
                     Err(Ended::Slow) => "slow",
                     Err(Ended::Stopped) => "stopped",
                     Err(Ended::Closed) => "closed",
+                    Err(Ended::Dropped) => "dropped",
+                    Err(Ended::Unreadable) => "unreadable",
                     other => return Err(format!("got {other:?}")),
                 };
                 return matches(why, &got.into(), &mut self.vars);
