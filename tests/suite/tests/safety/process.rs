@@ -9,14 +9,16 @@ use std::process::Command;
 
 /// What a library might change in passing.
 fn of_the_process() -> Vec<String> {
-    let read = |file: &str| fs::read_to_string(format!("/proc/self/{file}")).unwrap();
+    // This thread's: one that is just starting another has its signals blocked.
+    let read = |file: &str| fs::read_to_string(format!("/proc/thread-self/{file}")).unwrap();
     let wanted =
         ["Umask", "Uid", "Gid", "Groups", "SigBlk", "SigIgn", "SigCgt", "Cap", "NoNewPrivs", "Seccomp"];
     let status = read("status");
     let mut all: Vec<String> =
         status.lines().filter(|l| wanted.iter().any(|w| l.starts_with(w))).map(str::to_owned).collect();
     assert!(all.len() > wanted.len(), "{all:?}");
-    all.extend(["limits", "oom_score_adj", "coredump_filter", "comm"].map(read));
+    all.extend(["limits", "oom_score_adj", "comm"].map(read));
+    all.push(fs::read_to_string("/proc/self/coredump_filter").unwrap());
     all.push(std::env::current_dir().unwrap().display().to_string());
     all.extend(std::env::vars().map(|(name, value)| format!("{name}={value}")));
     let descriptors = [0, 1, 2].map(|fd| fs::read_link(format!("/proc/self/fd/{fd}")).unwrap());
