@@ -161,7 +161,10 @@ impl Promise {
         if let Some(answer) = &state.answer {
             return Poll::Ready(answer.clone());
         }
-        state.waker = Some(waker.clone());
+        let before = state.waker.replace(waker.clone());
+        drop(state);
+        // With it goes what the host keeps in it, which may call back: not under the lock.
+        drop(before);
         Poll::Pending
     }
 }

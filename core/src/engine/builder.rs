@@ -105,7 +105,8 @@ impl Builder {
     /// or a descriptor. Whatever had begun has ended when an error is returned. A log with damage that nobody has accepted starts: it
     /// can be read, publishes fail with `log_damaged`.
     ///
-    /// The settings' directory is taken as it is now: a later change of the current directory changes nothing.
+    /// The settings' directory is taken as it is now: a later change of the current directory changes nothing. It may be called
+    /// anywhere, also in an async task, whose thread it blocks.
     pub fn start(self) -> Result<Engine> {
         if !self.echo {
             self.settings.check()?;

@@ -118,7 +118,10 @@ impl Subscriber {
         match Self::pop(&mut q, max) {
             Some(ready) => Poll::Ready(ready),
             None => {
-                q.waker = Some(waker.clone());
+                let before = q.waker.replace(waker.clone());
+                drop(q);
+                // With it goes what the host keeps in it, which may call back: not under the lock.
+                drop(before);
                 Poll::Pending
             }
         }

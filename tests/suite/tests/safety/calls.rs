@@ -345,3 +345,60 @@ fn r23_the_last_handle_may_be_dropped_as_a_thread_ends() {
     let address = thread.join().unwrap();
     assert!(TcpStream::connect(address).is_err(), "it has stopped");
 }
+
+/// A waker that another takes the place of may hold the last handle.
+#[test]
+fn r23_the_last_handle_may_be_dropped_with_a_waker() {
+    let dir = tempfile::tempdir().unwrap();
+    for log in ["memory", dir.path().to_str().unwrap()] {
+        let engine = on(log).start().unwrap();
+        let address = engine.addresses()[0];
+        let mut subscription = engine.subscribe("lobby", Start::Live).unwrap();
+        let (done, is_done) = channel();
+        std::thread::spawn(move || {
+            let (waker, _called) = calls(move || drop(engine));
+            let mut next = pin!(subscription.next(9));
+            pend(next.as_mut(), &waker);
+            drop(waker);
+            let _ = next.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            done.send(()).unwrap();
+        });
+        is_done.recv_timeout(SOON).expect("it waits for itself");
+        assert!(TcpStream::connect(address).is_err(), "it has stopped");
+    }
+}
+
+/// While it catches up, a future is woken by a thread that reads for it, which nothing waits for without a bound.
+#[test]
+fn r23_the_waker_of_one_that_catches_up_may_call_the_engine() {
+    alone(|| {
+        let threads_before = threads();
+        for stop in [false, true] {
+            let engine = on("memory").start().unwrap();
+            let data = format!("\"{}\"", "x".repeat(60_000));
+            let all: Vec<_> = (0..200).map(|_| engine.publish(Message::json("lobby", &data))).collect();
+            all.into_iter().for_each(|p| drop(p.wait().unwrap()));
+            let from = Start::Since { epoch: None, offset: 0, history: 0 };
+            // It may have been read before it is polled; some will not.
+            let mut tries = (0..10_000).map(|_| {
+                let mut subscription = engine.subscribe("lobby", from).unwrap();
+                let handle = engine.clone();
+                let (waker, called) = calls(move || {
+                    if stop {
+                        handle.stop(SECONDS).map(drop).map_err(|e| e.code())
+                    } else {
+                        call_all(&handle)
+                    }
+                });
+                let mut next = pin!(subscription.next(200));
+                let pending = next.as_mut().poll(&mut Context::from_waker(&waker)).is_pending();
+                pending.then(|| called.recv_timeout(SOON).unwrap())
+            });
+            let (thread, said) = tries.find_map(|met| met).unwrap();
+            drop(tries);
+            assert_eq!((thread.as_str(), said), ("klatch-blocking", Ok(())));
+            drop(engine);
+            becomes(threads_before, threads);
+        }
+    });
+}
