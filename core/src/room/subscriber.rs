@@ -39,7 +39,8 @@ pub enum Ended {
     /// Retention has dropped what it had yet to read. Subscribe again: since the last position that is not recovered, and the newest
     /// history comes instead.
     Dropped,
-    /// The history that it had yet to read cannot be read; the log tells why. Subscribe again since the last position to try again.
+    /// The history that it had yet to read cannot be read; the log tells why. Subscribe again since the last position to try again. While
+    /// retention drops what is read this may come in place of `Dropped`.
     Unreadable,
     /// The engine stopped.
     Stopped,
