@@ -65,7 +65,7 @@ codes! {
         Busy = 100, "busy";
         /// This part of the engine cannot answer now, for instance because it has yet to read up to the position asked for.
         Unavailable = 101, "unavailable";
-        /// The disk is full. The message was not stored; reads go on, and publishing recovers when there is room.
+        /// The disk is full, or the process may open no more files. The message was not stored; reads go on, and publishing recovers when there is room.
         StorageFull = 102, "storage_full";
         /// The connection sent faster than its limit. The message was not stored.
         RateLimited = 103, "rate_limited";

@@ -25,6 +25,8 @@ pub struct Storage {
     keys: Vec<Option<MessageKey>>,
     written: Vec<(Record, Place)>,
     failed: Option<Error>,
+    /// The upkeep of the log fails, and the operator knows.
+    neglected: bool,
 }
 
 /// What [`open`] makes.
@@ -98,6 +100,7 @@ pub fn open(
         keys: Vec::new(),
         written: Vec::new(),
         failed: None,
+        neglected: false,
     };
     storage.catch_up(&reader, from)?;
     view.trim_below(0, reader.first_sequence()).map_err(|e| view_error(&e))?;
@@ -234,8 +237,15 @@ impl Storage {
                 }
             }
             Ok(None) => {}
-            Err(e) => tracing::warn!(error = %e, "the log's upkeep failed"),
+            // Once, not every second for as long as it lasts.
+            Err(_) if self.neglected => return,
+            Err(e) => {
+                tracing::warn!(error = %e, "the log's upkeep failed; it is tried again every second");
+                self.neglected = true;
+                return;
+            }
         }
+        self.neglected = false;
     }
 
     /// Whether it stores.

@@ -67,6 +67,8 @@ limits! {
     Connections connections: usize = 200_000, "connections", "Upgrades refused.", now "connections";
     /// Connections from one address (of IPv6, from one /64 network), counted from the first byte on. Past it: 429 before the upgrade; past it by more than 16: closed at once. 0 means no limit, for servers behind a proxy.
     ConnectionsPerAddress connections_per_address: usize = 200, "connections", "Connections refused or closed.";
+    /// Open files of the process that connections leave to the log, the view and the host; at most a quarter of those it may open (`ulimit -Sn`). Past it new connections are closed with 503.
+    FilesReserved files_reserved: usize = 128, "files", "Connections closed.";
     /// Largest frame and message from a client. Past it: close 1009.
     MessageBytes message_bytes: usize = 64 << 10, "bytes", "Connections closed, and messages and signals of the host refused.";
     /// Most fragments of one message. Past it: close 1008.

@@ -60,7 +60,7 @@ pub enum LogError {
     },
     /// The log has damage that was not accepted. Nothing was stored.
     Damaged,
-    /// There is no room on the disk. What was to be appended is certainly not stored; a later append may succeed.
+    /// There is no room on the disk, or the process may open no more files. What was to be appended is certainly not stored; a later append may succeed.
     Full,
     /// A write or sync failed, now or earlier. Whether what was being appended is stored is not known, until the log
     /// is opened anew. Final for this opening: nothing is tried again, because a second sync of the same data may
@@ -104,7 +104,7 @@ impl fmt::Display for LogError {
             LogError::Damaged => {
                 f.write_str("the log is damaged and takes no records until that is accepted")
             }
-            LogError::Full => f.write_str("no room on the log's disk"),
+            LogError::Full => f.write_str("no room on the log's disk, or no file may be opened"),
             LogError::Failed(what) => write!(f, "the log's disk failed: {what}"),
             LogError::TooLarge => f.write_str("the batch is larger than the log's format allows"),
             LogError::Version { file, version } => {
@@ -132,7 +132,9 @@ pub(super) fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> Log
     move |error| LogError::Io { what, error }
 }
 
-/// Whether an error means that there is no room.
+/// Whether an error means that there is no room: on the disk, or for another open file. Nothing was done then, and it may pass.
 pub(super) fn no_room(error: &io::Error) -> bool {
+    use rustix::io::Errno;
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        || matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }

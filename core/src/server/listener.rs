@@ -3,6 +3,7 @@
 use crate::codes::Code;
 use crate::config::Limit;
 use crate::error::{Error, Result};
+use crate::server::descriptors::Reserve;
 use crate::server::http::{self, Site};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::ErrorKind;
@@ -13,6 +14,9 @@ use tokio::sync::{Semaphore, watch};
 
 /// Connections that the kernel keeps for us.
 const BACKLOG: i32 = 4096;
+
+/// Said to a connection for which there is no file left.
+const NO_FILES: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
 /// Binds an address given as text. Port 0 picks a free one.
 pub(crate) fn bind(address: &str) -> Result<TcpListener> {
@@ -53,7 +57,16 @@ pub(crate) async fn accept(listener: TcpListener, site: Arc<Site>, mut stop: wat
         }
     };
     let handshakes = Arc::new(Semaphore::new(site.shared.policy.limits.handshakes.max(1)));
+    let reserve = Reserve::new(site.shared.policy.limits.files_reserved);
     let mut complained_ms = 0;
+    // Once in ten seconds, or the operator's disk fills too.
+    let mut complain = |what: &dyn Fn()| {
+        let now = site.shared.clock.steady_ms();
+        if now >= complained_ms + 10_000 {
+            complained_ms = now;
+            what();
+        }
+    };
     loop {
         // A place first: what is over the limit waits in the kernel.
         let place = match handshakes.clone().try_acquire_owned() {
@@ -70,6 +83,19 @@ pub(crate) async fn accept(listener: TcpListener, site: Arc<Site>, mut stop: wat
         };
         match accepted {
             Ok((io, address)) => {
+                if let Some(most) = reserve.reached(&io) {
+                    complain(&|| {
+                        tracing::warn!(
+                            most,
+                            "almost all files that this process may open are; connections are refused"
+                        );
+                    });
+                    site.shared.metrics.limit_hits[Limit::FilesReserved].inc();
+                    site.shared.metrics.handshakes_refused.inc();
+                    // All that it costs is this write; whether it arrives is the peer's luck.
+                    let _ = io.try_write(NO_FILES);
+                    continue;
+                }
                 let site = site.clone();
                 let Some(permit) = site.admission.arrive(address.ip()) else {
                     site.shared.metrics.handshakes_refused.inc();
@@ -82,13 +108,11 @@ pub(crate) async fn accept(listener: TcpListener, site: Arc<Site>, mut stop: wat
             }
             Err(e) => {
                 // Out of descriptors, or the peer has gone again. Never spin: the one does not pass by itself.
-                let now = site.shared.clock.steady_ms();
                 let passing = matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted);
-                if !passing && now >= complained_ms + 10_000 {
-                    complained_ms = now;
-                    tracing::warn!(error = %e, "cannot accept connections; trying again every 100 ms");
-                }
                 if !passing {
+                    complain(&|| {
+                        tracing::warn!(error = %e, "cannot accept connections; trying again every 100 ms");
+                    });
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }

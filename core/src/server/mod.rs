@@ -2,6 +2,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod conn;
+pub(crate) mod descriptors;
 pub(crate) mod hookpool;
 pub(crate) mod http;
 pub(crate) mod inbox;

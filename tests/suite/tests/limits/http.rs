@@ -1,7 +1,8 @@
 //! Before the upgrade.
 
-use crate::{Client, SOON, Stage, builder};
+use crate::{Client, SOON, Stage, builder, publish};
 use klatch::config::Limit;
+use klatch_suite::Launch;
 use klatch_suite::ws::Ws;
 use serde_json::json;
 use std::io::{ErrorKind, Read, Write};
@@ -188,6 +189,50 @@ fn limit_connections_per_address() {
         (0..30).map(|_| Client::open(stage.engine.addresses()[1], "user=a").unwrap()).collect();
     many.iter_mut().for_each(|client| drop(client.next_of("welcome")));
     stage.counted(&[]);
+}
+
+#[test]
+fn limit_files_reserved() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    // A process of its own, which may open 100 files from here on.
+    let data = tempfile::tempdir().unwrap();
+    let server = Launch::new(data.path()).set("limits.files_reserved", 20).start();
+    let few = Rlimit { current: Some(100), maximum: Some(100) };
+    prlimit(Pid::from_raw(server.id() as i32), Resource::Nofile, few).unwrap();
+    // Those that it was given at its birth may have higher numbers.
+    let open = || {
+        let all = std::fs::read_dir(format!("/proc/{}/fd", server.id())).unwrap();
+        all.filter(|f| f.as_ref().unwrap().file_name().to_str().unwrap().parse::<u64>().unwrap() < 100)
+            .count()
+    };
+    let hits = || {
+        let (_, text) = klatch_suite::history::get(&server.url(), "/metrics");
+        let line =
+            text.lines().find_map(|l| l.strip_prefix("klatch_limit_hits_total{limit=\"files_reserved\"} "));
+        line.unwrap().to_owned()
+    };
+    let client = || Client::open(server.address(), "user=ann&room=lobby").unwrap();
+    let mut all = Vec::new();
+    while open() < 79 {
+        all.push(client());
+        all.last_mut().unwrap().next_of("joined");
+    }
+    assert_eq!(hits(), "0");
+    all.push(client());
+    all.last_mut().unwrap().next_of("joined");
+    assert_eq!(open(), 80);
+    let refused = status(raw(server.address(), b""));
+    assert!(refused.contains(" 503 "), "{refused}");
+    // Who is there is served.
+    all[0].send(publish(1, json!(7)));
+    all[1].next_of("publication");
+    // And others, once one has left.
+    all.pop();
+    while open() > 79 {
+        std::thread::yield_now();
+    }
+    assert_eq!(hits(), "1");
+    klatch_suite::server::stop(server);
 }
 
 /// One address used to take all the places for handshakes, with connections that never asked for anything.
