@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 
 /// What the HTTP side knows.
@@ -56,8 +57,14 @@ struct Granted {
     permit: Permit,
 }
 
-/// Serves one connection until it ends or is upgraded and handed to a shard.
-pub(crate) async fn serve(io: TcpStream, address: SocketAddr, permit: Permit, site: &Arc<Site>) {
+/// Serves one connection until it ends or is upgraded and handed to a shard. It was accepted at `since`.
+pub(crate) async fn serve(
+    io: TcpStream,
+    address: SocketAddr,
+    since: Instant,
+    permit: Permit,
+    site: &Arc<Site>,
+) {
     // A peer that resets at once.
     let _ = io.set_nodelay(true);
     let limits = &site.shared.policy.limits;
@@ -66,9 +73,12 @@ pub(crate) async fn serve(io: TcpStream, address: SocketAddr, permit: Permit, si
         let visit = visit.clone();
         Box::pin(async move { Ok::<_, Infallible>(answer(request, site, &visit).await) })
     });
+    // What it has waited is taken from the time for its head, down to a little.
+    let patience = Duration::from_millis(limits.handshake_timeout_ms);
+    let head = patience.saturating_sub(since.elapsed()).max(patience / 16);
     let mut conn = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_millis(limits.handshake_timeout_ms))
+        .header_read_timeout(head)
         // The least buffer that it takes; the head itself has its own bound.
         .max_buf_size(limits.header_bytes.max(8192))
         .max_header_size(limits.header_bytes)
@@ -79,7 +89,7 @@ pub(crate) async fn serve(io: TcpStream, address: SocketAddr, permit: Permit, si
     // A place among the handshakes is not kept for ever, also not by a client that reads no answers.
     let life = Duration::from_millis(limits.http_timeout_ms);
     let served = std::future::poll_fn(|cx| conn.poll_without_shutdown(cx));
-    let served = tokio::time::timeout(life, served).await;
+    let served = tokio::time::timeout_at(since + life, served).await;
     if !matches!(served, Ok(Ok(()))) {
         let passed = match served {
             Err(_) => Some(Limit::HttpTimeoutMs),
@@ -105,7 +115,9 @@ pub(crate) async fn serve(io: TcpStream, address: SocketAddr, permit: Permit, si
     let i = site.next.fetch_add(1, Ordering::Relaxed);
     let alive: Vec<_> = site.shards.iter().filter(|s| !s.is_gone()).collect();
     if let Some(shard) = alive.get(i % alive.len().max(1)) {
-        let arrival = Arrival { read: parts.read_buf, address, connect, permit };
+        // Mostly nothing; then its buffer need not wait for the shard.
+        let read = if parts.read_buf.is_empty() { Bytes::new() } else { parts.read_buf };
+        let arrival = Arrival { read, address, connect, permit };
         shard.push(Item::Upgraded(Upgraded { io, arrival }));
     }
 }

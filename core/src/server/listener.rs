@@ -3,14 +3,18 @@
 use crate::codes::Code;
 use crate::config::Limit;
 use crate::error::{Error, Result};
+use crate::server::admission::Permit;
 use crate::server::descriptors::Reserve;
 use crate::server::http::{self, Site};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 
 /// Connections that the kernel keeps for us.
 const BACKLOG: i32 = 4096;
@@ -102,9 +106,11 @@ pub(crate) async fn accept(listener: TcpListener, site: Arc<Site>, mut stop: wat
                     continue;
                 };
                 tokio::spawn(async move {
-                    http::serve(io, address, permit, &site).await;
+                    speak(io, address, permit, &site).await;
                     drop(place);
                 });
+                // One that has spoken already is served before the next is accepted, so that a rush has few buffers at once.
+                tokio::task::yield_now().await;
             }
             Err(e) => {
                 // Out of descriptors, or the peer has gone again. Never spin: the one does not pass by itself.
@@ -118,6 +124,35 @@ pub(crate) async fn accept(listener: TcpListener, site: Arc<Site>, mut stop: wat
             }
         }
     }
+}
+
+/// Serves a connection from its first byte on. Until then it has no buffer: half-open connections are many where somebody means
+/// harm.
+async fn speak(io: TcpStream, address: SocketAddr, permit: Permit, site: &Arc<Site>) {
+    let since = Instant::now();
+    let patience = Duration::from_millis(site.shared.policy.limits.handshake_timeout_ms);
+    // A look, for that it can be read is a guess until it was tried.
+    match tokio::time::timeout(patience, io.peek(&mut [0])).await {
+        Ok(Ok(1)) => serve(io, address, since, permit, site).await,
+        spoken => {
+            let metrics = &site.shared.metrics;
+            metrics.handshakes_refused.inc();
+            if spoken.is_err() {
+                metrics.limit_hits[Limit::HandshakeTimeoutMs].inc();
+            }
+        }
+    }
+}
+
+/// [`http::serve`] apart from those who wait: its future is some kilobytes.
+fn serve<'a>(
+    io: TcpStream,
+    address: SocketAddr,
+    since: Instant,
+    permit: Permit,
+    site: &'a Arc<Site>,
+) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+    Box::pin(http::serve(io, address, since, permit, site))
 }
 
 /// The addresses that listeners are bound to.
