@@ -13,9 +13,12 @@ use crate::protocol::frame;
 use crate::room::hub::Hub;
 use crate::room::recent::Frame;
 use crate::room::subscriber::Subscriber;
-use crate::view::{RowQuery, View};
+use crate::view::{OwnedRow, RowQuery, View};
 use bytes::Bytes;
 use std::sync::Arc;
+
+/// Rows that are read from the log at once.
+const READ_ROWS: usize = 8;
 
 /// See the module.
 #[derive(Debug)]
@@ -99,13 +102,11 @@ impl History {
             .view
             .rows(room, RowQuery { after: query.after, before, limit, backward: query.backward })
             .map_err(|e| unreadable(&e))?;
-        let mut publications = self.broker.read(&rows.rows)?;
+        let mut publications = self.read(&rows.rows, query.backward)?;
+        let more = rows.more || publications.len() < rows.rows.len();
         if query.backward {
             publications.reverse();
         }
-        let fit = self.fitting(publications.iter().map(|p| p.record.body().len()));
-        let more = rows.more || fit < publications.len();
-        publications.truncate(fit);
         Ok(HistoryPage { publications, more, last, epoch: self.broker.epoch(room) })
     }
 
@@ -123,21 +124,31 @@ impl History {
         }
     }
 
-    /// How many of these sizes are within `history_page_bytes`; at least one.
-    fn fitting(&self, sizes: impl ExactSizeIterator<Item = usize>) -> usize {
-        let mut bytes = 0;
-        let all = sizes.len();
-        let n = sizes
-            .take_while(|n| {
-                bytes += n;
-                bytes <= self.limits.history_page_bytes
-            })
-            .count()
-            .max(1);
-        if n < all {
-            self.metrics.limit_hits[Limit::HistoryPageBytes].inc();
+    /// Reads the first of these rows, or the newest, as many as are within `history_page_bytes` and at least one; in order of offset.
+    ///
+    /// A few at a time: a page of large messages is a few of the rows that a page may have, and the others are not worth reading.
+    fn read(&self, rows: &[OwnedRow], newest: bool) -> Result<Vec<Publication>> {
+        let (mut all, mut bytes) = (Vec::new(), 0);
+        let some: Box<dyn Iterator<Item = &[OwnedRow]>> =
+            if newest { Box::new(rows.rchunks(READ_ROWS)) } else { Box::new(rows.chunks(READ_ROWS)) };
+        'all: for rows in some {
+            let mut read = self.broker.read(rows)?;
+            if newest {
+                read.reverse();
+            }
+            for publication in read {
+                bytes += publication.record.body().len();
+                if bytes > self.limits.history_page_bytes && !all.is_empty() {
+                    self.metrics.limit_hits[Limit::HistoryPageBytes].inc();
+                    break 'all;
+                }
+                all.push(publication);
+            }
         }
-        n
+        if newest {
+            all.reverse();
+        }
+        Ok(all)
     }
 
     /// The start of a stream, if memory alone can tell: `cursor` is the shard's.
@@ -199,9 +210,7 @@ impl History {
         }
         let query = RowQuery { after: 0, before: cursor + 1, limit, backward: true };
         let rows = self.view.rows(room, query).map_err(|e| unreadable(&e))?;
-        let mut newest = self.broker.read(&rows.rows)?;
-        let fit = self.fitting(newest.iter().rev().map(|p| p.record.body().len()));
-        newest.drain(..newest.len().saturating_sub(fit));
+        let newest = self.read(&rows.rows, true)?;
         let offset = newest.first().map_or(cursor, |p| p.prev);
         Ok(StreamStart { offset, recovered: false, page: frames_of(&newest, cursor) })
     }
@@ -279,10 +288,8 @@ impl History {
     }
 
     fn page_from(&self, rows: crate::view::Rows, to: u64) -> Result<StreamPage> {
-        let mut publications = self.broker.read(&rows.rows)?;
-        let fit = self.fitting(publications.iter().map(|p| p.record.body().len()));
-        let cut = rows.more || fit < publications.len();
-        publications.truncate(fit);
+        let publications = self.read(&rows.rows, false)?;
+        let cut = rows.more || publications.len() < rows.rows.len();
         let reached = if cut { publications.last().map_or(to, Publication::offset) } else { to };
         Ok(frames_of(&publications, reached))
     }
@@ -304,6 +311,8 @@ fn frames_of(publications: &[Publication], reached: u64) -> StreamPage {
     for p in publications {
         frame::publication(&mut out, &p.record, p.prev);
     }
+    // It may wait for a slow member.
+    out.shrink_to_fit();
     let frames = if out.is_empty() { Vec::new() } else { vec![out.into()] };
     StreamPage { frames, count: publications.len() as u64, reached }
 }
