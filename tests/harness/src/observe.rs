@@ -1,11 +1,13 @@
 //! What one client sent and saw: the evidence for the checker.
 //!
-//! Millions of deliveries fit: each is an offset and a hash of its content, 16 bytes.
+//! Millions of deliveries fit: each is an offset and a hash of its content, 16 bytes. A log can be written as JSON, so that clients in
+//! other processes are checked with the rest.
 
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
 /// All that one client did and saw, over all its connections.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct ClientLog {
     /// For reports.
     pub name: String,
@@ -24,7 +26,7 @@ pub struct ClientLog {
 }
 
 /// What one client saw in one room.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct RoomLog {
     /// The room.
     pub room: String,
@@ -35,7 +37,7 @@ pub struct RoomLog {
 }
 
 /// One membership: from a join to the leave, across resumes. A reset ends a run and begins another.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Run {
     /// Place of the epoch in [`ClientLog::epochs`].
     pub epoch: usize,
@@ -56,7 +58,7 @@ pub struct Run {
 }
 
 /// How a run began.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Began {
     /// A join without a position.
     #[default]
@@ -68,7 +70,7 @@ pub enum Began {
 }
 
 /// A resume: the client came back with its position and was told `recovered: true`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Resume {
     /// How many deliveries of the run came before it.
     pub after: usize,
@@ -79,7 +81,7 @@ pub struct Resume {
 }
 
 /// How a run ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
     /// It has not: the client is a member, or wants to be again.
     #[default]
@@ -91,7 +93,7 @@ pub enum End {
 }
 
 /// One publication as delivered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivery {
     /// Its offset.
     pub offset: u64,
@@ -100,7 +102,7 @@ pub struct Delivery {
 }
 
 /// One message that the client published.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct PublishLog {
     /// Place of the room in [`ClientLog::rooms`].
     pub room: usize,
@@ -121,7 +123,7 @@ pub struct PublishLog {
 }
 
 /// An answer that a message is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AckLog {
     /// Place of the epoch in [`ClientLog::epochs`].
     pub epoch: usize,

@@ -1,4 +1,4 @@
-//! A server as a child process.
+//! A server as a child process, and what this process may.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader};
@@ -136,6 +136,17 @@ impl Server {
             // There is no portable wait with a timeout; this bounds only how late the end is noticed.
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+}
+
+/// Lets this process have as many sockets as it may, up to 65,536: each client needs one.
+pub fn raise_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let most = maximum.unwrap_or(u64::MAX).min(65_536);
+    if current.is_some_and(|current| current < most) {
+        // If it may not, connections fail later and the report says so.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum });
     }
 }
 

@@ -65,14 +65,24 @@ impl Target {
         here.then(|| Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + n / 150 % 4096))
     }
 
-    /// Begins to connect without waiting, from the loopback address `source` if one is given.
-    pub(crate) fn begin(&self, source: Option<Ipv4Addr>) -> io::Result<TcpStream> {
-        use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+    /// Begins to connect without waiting, from the loopback address `source` and with a receive buffer of so many bytes if
+    /// they are given.
+    pub(crate) fn begin(
+        &self,
+        source: Option<Ipv4Addr>,
+        receive_buffer: Option<usize>,
+    ) -> io::Result<TcpStream> {
+        use rustix::net::sockopt::set_socket_recv_buffer_size;
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
         let family = if self.address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let fd = socket(family, SocketType::STREAM, None)?;
+        // Not for the servers that this process starts.
+        let fd = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         let stream = TcpStream::from(fd);
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
+        if let Some(bytes) = receive_buffer {
+            set_socket_recv_buffer_size(&stream, bytes)?;
+        }
         if let Some(source) = source {
             bind(&stream, &SocketAddr::from((source, 0)))?;
         }

@@ -2,11 +2,16 @@
 //! `tests/scenarios`, and the real server as a child process.
 
 pub mod block_on;
+pub mod crowd;
 pub mod files;
+pub mod helper;
 pub mod history;
+pub mod net;
 pub mod random;
 pub mod scenario;
 pub mod server;
+pub mod storm;
+pub mod vitals;
 pub mod ws;
 
 pub use server::{Launch, server_binary};

@@ -54,6 +54,7 @@ fn sources(note: &Path) -> Vec<PathBuf> {
 /// How to start the server: on a free port of 127.0.0.1, without limits on what one connection or address may send.
 #[derive(Clone, Debug)]
 pub struct Launch {
+    under: Vec<String>,
     args: Vec<String>,
     listen: String,
 }
@@ -61,7 +62,7 @@ pub struct Launch {
 impl Launch {
     /// With its log in this directory.
     pub fn new(log: &Path) -> Launch {
-        let launch = Launch { args: Vec::new(), listen: "127.0.0.1:0".into() };
+        let launch = Launch { under: Vec::new(), args: Vec::new(), listen: "127.0.0.1:0".into() };
         launch
             .arg("--log")
             .arg(log.display())
@@ -73,6 +74,12 @@ impl Launch {
     /// On this address.
     pub fn listen(mut self, address: impl ToString) -> Launch {
         self.listen = address.to_string();
+        self
+    }
+
+    /// Run by another program, such as `unshare`, which becomes the server: it must `exec`.
+    pub fn under(mut self, program: &[&str]) -> Launch {
+        self.under = program.iter().map(ToString::to_string).collect();
         self
     }
 
@@ -97,7 +104,7 @@ impl Launch {
 
     /// [`Launch::start`] with the error.
     pub fn try_start(&self) -> std::io::Result<Server> {
-        Server::start(command().args(&self.args).args(["--listen", &self.listen]), PATIENCE)
+        Server::start(&mut self.command(), PATIENCE)
     }
 
     /// Starts it and does not wait, nor read what it says. The caller ends it.
@@ -105,8 +112,7 @@ impl Launch {
     /// # Panics
     /// If it cannot be run.
     pub fn spawn(&self) -> Child {
-        let mut command = command();
-        command.args(&self.args).args(["--listen", &self.listen]);
+        let mut command = self.command();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command.spawn().unwrap_or_else(|e| panic!("cannot run the server: {e}"))
     }
@@ -116,7 +122,21 @@ impl Launch {
     /// # Panics
     /// If it cannot be run.
     pub fn run(&self) -> Output {
-        run(command().args(&self.args).args(["--listen", &self.listen]))
+        run(&mut self.command())
+    }
+
+    fn command(&self) -> Command {
+        let server = server_binary();
+        let mut command = match &self.under[..] {
+            [] => clean(Command::new(server)),
+            [program, args @ ..] => {
+                let mut command = clean(Command::new(program));
+                command.args(args).arg(server);
+                command
+            }
+        };
+        command.args(&self.args).args(["--listen", &self.listen]);
+        command
     }
 }
 
@@ -138,7 +158,10 @@ pub fn stop(mut server: Server) {
 }
 
 fn command() -> Command {
-    let mut command = Command::new(server_binary());
+    clean(Command::new(server_binary()))
+}
+
+fn clean(mut command: Command) -> Command {
     // What steers a test is no setting of the server.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("KLATCH_") {

@@ -96,6 +96,8 @@ struct Conn {
     phase: Phase,
     /// Has something to flush.
     dirty: bool,
+    /// Is not read.
+    paused: bool,
     close: Option<(u16, String)>,
 }
 
@@ -112,6 +114,7 @@ pub struct Fleet {
     again: Vec<usize>,
     listener: Option<TcpListener>,
     next: usize,
+    receive_buffer: Option<usize>,
 }
 
 const LISTENER: Token = Token(0);
@@ -137,7 +140,30 @@ impl Fleet {
             again: Vec::new(),
             listener: None,
             next: 1,
+            receive_buffer: None,
         })
+    }
+
+    /// Connections opened from now on have a receive buffer of so many bytes in the kernel, and not what the system chooses.
+    /// The smaller it is, the sooner the server notices that a paused connection takes nothing.
+    pub fn receive_buffer(&mut self, bytes: Option<usize>) {
+        self.receive_buffer = bytes;
+    }
+
+    /// Stops reading a connection: what comes waits in the kernel, and no event follows, not even its end.
+    pub fn pause(&mut self, link: Link) {
+        if let Some(conn) = self.conns.get_mut(&link.0) {
+            conn.paused = true;
+        }
+    }
+
+    /// Reads it again.
+    pub fn unpause(&mut self, link: Link) {
+        if let Some(conn) = self.conns.get_mut(&link.0)
+            && std::mem::take(&mut conn.paused)
+        {
+            self.again.push(link.0);
+        }
     }
 
     /// Accepts WebSocket connections too, whatever path and subprotocol they ask for.
@@ -165,7 +191,7 @@ impl Fleet {
         for protocol in &opening.protocols {
             request = request.with_sub_protocol(protocol);
         }
-        let stream = TcpStream::from_std(target.begin(source)?);
+        let stream = TcpStream::from_std(target.begin(source, self.receive_buffer)?);
         self.add(stream, |stream| Phase::Connecting(stream, Box::new(request)))
     }
 
@@ -173,7 +199,7 @@ impl Fleet {
         let id = self.next;
         self.next += 1;
         self.poll.registry().register(&mut stream, Token(id), Interest::READABLE | Interest::WRITABLE)?;
-        self.conns.insert(id, Conn { phase: phase(stream), dirty: false, close: None });
+        self.conns.insert(id, Conn { phase: phase(stream), dirty: false, paused: false, close: None });
         Ok(Link(id))
     }
 
@@ -349,7 +375,7 @@ impl Fleet {
     }
 
     fn read(&mut self, id: usize, events: &mut Vec<(Link, Event)>) {
-        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let Some(conn) = self.conns.get_mut(&id).filter(|c| !c.paused) else { return };
         let Phase::Open(socket) = &mut conn.phase else { return };
         let link = Link(id);
         for _ in 0..FRAMES_A_TURN {

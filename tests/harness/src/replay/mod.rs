@@ -130,17 +130,6 @@ pub fn run(corpus: Corpus, options: &Options, progress: impl FnMut(&Progress)) -
     })
 }
 
-/// Lets this process have as many sockets as it may, up to 65,536: each client needs one.
-fn raise_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let most = maximum.unwrap_or(u64::MAX).min(65_536);
-    if current.is_some_and(|current| current < most) {
-        // If it may not, connections fail later and the report says so.
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum });
-    }
-}
-
 /// [`run`] with another way to find out what the log holds: called once at the end with the names of the rooms.
 pub fn run_with(
     corpus: Corpus,
@@ -152,7 +141,7 @@ pub fn run_with(
         Some(most) => corpus.limited(most),
         None => corpus,
     };
-    raise_limit();
+    crate::process::raise_files();
     let rooms: Vec<String> = corpus.scripts.iter().map(|s| s.room.clone()).collect();
     let (mut report, clients) = driver::Driver::new(corpus, options)?.run(progress)?;
     match log(&rooms) {
