@@ -210,5 +210,16 @@ fn the_table_of_cases_is_true() {
             }
         }
     }
+    // The other way round: a test that carries an id is in that id's row.
+    for (path, text) in &tests {
+        for function in text.split("fn ").skip(1).filter_map(|t| t.split('(').next()) {
+            let id = function.split('_').next().unwrap_or_default().to_uppercase();
+            if let Some(row) = rows.iter().find(|r| r[0] == id)
+                && !row[2].contains(&format!("{path}::{function}`"))
+            {
+                wrong.push(format!("{id}: the table does not name {path}::{function}"));
+            }
+        }
+    }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
