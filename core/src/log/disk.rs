@@ -20,10 +20,21 @@ pub struct Disk {
     path: PathBuf,
     /// The open directory, for syncing it. It holds a lock, but for a shared view, which only reads.
     dir: File,
-    /// Holds the other lock.
-    _lock: Option<File>,
+    /// Holds the other lock; none in a shared view.
+    lock: Option<File>,
     readers: Handles,
     writers: Handles,
+}
+
+impl Drop for Disk {
+    /// Gives the locks up, not only the descriptors: a child that is being made right now has copies of those until it becomes
+    /// another program, and the locks would last as long.
+    fn drop(&mut self) {
+        if let Some(lock) = &self.lock {
+            let _ = lock.unlock();
+            let _ = self.dir.unlock();
+        }
+    }
 }
 
 impl Disk {
@@ -66,7 +77,7 @@ impl Disk {
         }
         // The id is a courtesy to whoever is refused; on a full disk the lock is as good without it.
         let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
-        disk._lock = Some(lock);
+        disk.lock = Some(lock);
         Ok(disk)
     }
 
@@ -74,7 +85,7 @@ impl Disk {
     pub(super) fn shared(path: &Path) -> Result<Disk, LogError> {
         let dir = File::open(path).map_err(io_error(format!("cannot open {}", path.display())))?;
         let (readers, writers) = (Handles::new(READ_HANDLES), Handles::new(WRITE_HANDLES));
-        Ok(Disk { path: path.into(), dir, _lock: None, readers, writers })
+        Ok(Disk { path: path.into(), dir, lock: None, readers, writers })
     }
 
     fn reader(&self, name: &str) -> io::Result<Arc<File>> {
@@ -178,5 +189,22 @@ impl Handles {
 
     fn forget(&self, name: &str) {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).retain(|(n, _)| n != name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After its engine had ended a directory was still locked, now and then: another thread of the process was making a child.
+    #[test]
+    fn copies_of_its_descriptors_keep_no_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::open(dir.path()).unwrap();
+        let copies = [&disk.dir, disk.lock.as_ref().unwrap()].map(|file| file.try_clone().unwrap());
+        assert!(matches!(Disk::open(dir.path()), Err(LogError::Locked { .. })));
+        drop(disk);
+        Disk::open(dir.path()).unwrap();
+        drop(copies);
     }
 }
