@@ -133,6 +133,35 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Queues the first of these publishes, as many as there is room for: they are of many connections, and those that came first
+    /// must not be refused for the last, nor all of them again and again. Says why it does not take the rest, if there is any.
+    fn take(&self, q: &mut Queue, appends: &mut Vec<Append>) -> Option<Error> {
+        let (mut count, mut bytes, mut limit) = (0, q.bytes, None);
+        for append in appends.iter() {
+            if q.appends.len() + count >= self.max_count {
+                limit = Some(Limit::AppendQueue);
+                break;
+            }
+            if bytes + append.size() > self.max_bytes {
+                limit = Some(Limit::AppendQueueBytes);
+                break;
+            }
+            (count, bytes) = (count + 1, bytes + append.size());
+        }
+        if count > 0 {
+            if q.appends.is_empty() {
+                q.since_ms = self.clock.steady_ms();
+            }
+            q.bytes = bytes;
+            q.appends.extend(appends.drain(..count));
+            self.metrics.append_queue.set(q.appends.len() as u64);
+            if q.asleep {
+                self.ready.notify_one();
+            }
+        }
+        limit.map(full)
+    }
+
     /// Takes out and answers what has waited too long while the writer was held up.
     fn expire(&self) {
         let now = self.clock.steady_ms();
@@ -257,34 +286,22 @@ impl Broker for EmbeddedBroker {
         if appends.is_empty() {
             return;
         }
-        let size: usize = appends.iter().map(Append::size).sum();
         let congested = self.shared.tail.hub().is_congested();
         let mut q = self.shared.lock();
         let error = if let Some(error) = &q.failed {
-            error.clone()
+            Some(error.clone())
         } else if q.stopping {
-            Error::new(Code::Stopping, "the engine is stopping")
-        } else if q.appends.len() + appends.len() > self.shared.max_count {
-            full(Limit::AppendQueue)
-        } else if q.bytes + size > self.shared.max_bytes {
-            full(Limit::AppendQueueBytes)
+            Some(Error::new(Code::Stopping, "the engine is stopping"))
         } else if congested {
-            hub::congested()
+            Some(hub::congested())
         } else {
-            if q.appends.is_empty() {
-                q.since_ms = self.shared.clock.steady_ms();
-            }
-            q.bytes += size;
-            q.appends.extend(appends.drain(..));
-            self.shared.metrics.append_queue.set(q.appends.len() as u64);
-            if q.asleep {
-                self.shared.ready.notify_one();
-            }
-            return;
+            self.shared.take(&mut q, appends)
         };
         drop(q);
-        self.shared.tail.refuse(appends.drain(..), &error);
-        self.shared.tail.wake();
+        if let Some(error) = error {
+            self.shared.tail.refuse(appends.drain(..), &error);
+            self.shared.tail.wake();
+        }
     }
 
     fn read(&self, rows: &[OwnedRow]) -> Result<Vec<Publication>> {

@@ -11,7 +11,7 @@ use crate::log::{Batch, Files, Log, LogError, Place, Reader, State};
 use crate::message::{Publication, Record};
 use crate::metrics::Metrics;
 use crate::room::hub::Hub;
-use crate::view::{Identity, OwnedRow, View, ViewError};
+use crate::view::{Checkpoint, Identity, OwnedRow, View, ViewError};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -27,6 +27,8 @@ pub struct Storage {
     failed: Option<Error>,
     /// The upkeep of the log fails, and the operator knows.
     neglected: bool,
+    /// Retention waits for the view, and the operator knows.
+    view_behind: bool,
 }
 
 /// What [`open`] makes.
@@ -71,25 +73,27 @@ pub fn open(
         Some(dir) => View::open(dir, identity, &settings.view).map_err(|e| unusable_view(&e))?,
         None => View::memory(identity, &settings.view),
     };
-    // A view that is ahead of the log, or of another past of it, is of no use.
     if let Some(c) = view.checkpoint(0)
-        && !matches!(record_at(&reader, c.sequence), Some(r) if check(&r) == c.check)
-        && c.sequence >= reader.first_sequence()
         && let Some(dir) = &view_dir
+        && !is_of_this_log(c, &reader)
     {
-        tracing::warn!(sequence = c.sequence, "the view belongs to another log; rebuilding it");
+        tracing::warn!(sequence = c.sequence, "the view does not fit the log; rebuilding it");
         drop(view);
         View::destroy(dir).map_err(|e| unusable_view(&e))?;
         view = View::open(dir, identity, &settings.view).map_err(|e| unusable_view(&e))?;
     }
+    if view.checkpoint(0).is_none() && reader.first_sequence() > 1 {
+        view.begin_after(reader.first_sequence() - 1);
+    }
     let view = Arc::new(view);
     let hub = Arc::new(Hub::new(view.clone(), &settings.limits, metrics.clone()));
-    let from = view.checkpoint(0).map_or(0, |c| c.sequence) + 1;
-    // From its beginning the log tells everything; later, what lies before is in the view.
-    let complete_since = if from <= reader.first_sequence() {
-        0
-    } else {
-        record_at(&reader, from - 1).map_or(log.last_time(), |r| r.time()) + 1
+    let checkpoint = view.checkpoint(0);
+    let from = checkpoint.map_or(0, |c| c.sequence) + 1;
+    // A fresh view knows nothing that the log does not tell from here on. Any other knows ids from before `from`, whether or not the
+    // log still has their records; where retention has dropped the last of them, the log still knows that none was later than its floor.
+    let complete_since = match checkpoint {
+        None => 0,
+        Some(c) => record_at(&reader, c.sequence).map_or(log.time_floor(), |r| r.time()) + 1,
     };
     let tail = Arc::new(Tail::new(0, log.id(), complete_since, view.clone(), hub, settings, metrics.clone()));
     let mut storage = Storage {
@@ -101,6 +105,7 @@ pub fn open(
         written: Vec::new(),
         failed: None,
         neglected: false,
+        view_behind: false,
     };
     storage.catch_up(&reader, from)?;
     view.trim_below(0, reader.first_sequence()).map_err(|e| view_error(&e))?;
@@ -120,6 +125,15 @@ fn contents(log: &Log) -> [u8; 16] {
         id.iter_mut().zip(mark).for_each(|(i, m)| *i ^= m);
     }
     id
+}
+
+/// Whether a view that has followed a log up to here can follow this one: not if it is ahead, or of another past of it, or if
+/// retention has dropped records that it has not seen.
+fn is_of_this_log(seen: Checkpoint, reader: &Reader) -> bool {
+    match record_at(reader, seen.sequence) {
+        Some(record) => check(&record) == seen.check,
+        None => seen.sequence + 1 == reader.first_sequence(),
+    }
 }
 
 fn unusable_view(e: &ViewError) -> Error {
@@ -229,7 +243,11 @@ impl Storage {
 
     /// About once a second: the synced mark, retention.
     pub fn tick(&mut self, now_ms: u64) {
-        match self.log.tick(now_ms) {
+        let kept = match self.log.has_expired(now_ms) && self.view_is_behind() {
+            true => self.log.note_synced().map(|()| None),
+            false => self.log.tick(now_ms),
+        };
+        match kept {
             Ok(Some(first)) => {
                 self.metrics.log_first_offset.set(first);
                 if let Err(e) = self.tail.view().trim_below(0, first) {
@@ -246,6 +264,23 @@ impl Storage {
             }
         }
         self.neglected = false;
+    }
+
+    /// Makes the view durable: the ids of records that retention drops are known by it alone, for as long as their window lasts.
+    /// True if that cannot be done now; then nothing is dropped.
+    fn view_is_behind(&mut self) -> bool {
+        match self.tail.view().sync() {
+            Ok(synced) => {
+                self.view_behind = false;
+                !synced
+            }
+            Err(e) => {
+                if !std::mem::replace(&mut self.view_behind, true) {
+                    tracing::warn!(error = %e, "the view cannot be written; the log drops nothing until it can");
+                }
+                true
+            }
+        }
     }
 
     /// Whether it stores.
@@ -293,3 +328,6 @@ pub fn read(reader: &Reader, rows: &[OwnedRow]) -> Result<Vec<Publication>> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -261,8 +261,8 @@ fn begin(
     running.io = Some((thread, io_stop));
     let pool = has_begun.recv().unwrap_or_else(|_| Err(io::Error::other("the io thread ended")))?;
     let (keeper_stop, stop) = mpsc::channel();
-    let (view, shared) = (view.clone(), site.shared.clone());
-    let keep = move || housekeeping::keep_view(&view, &shared, window_ms, &stop);
+    let view = view.clone();
+    let keep = move || housekeeping::keep_view(&view, window_ms, &stop);
     running.keeper = Some((threads::spawn("klatch-view".into(), keep)?, keeper_stop));
     Ok(pool)
 }

@@ -81,10 +81,10 @@ pub(crate) fn presence_events(shared: &Shared) {
 }
 
 /// Flushes the view until it is told to end, and closes it.
-pub(super) fn keep_view(view: &View, shared: &Shared, window_ms: u64, stop: &Receiver<()>) {
+pub(super) fn keep_view(view: &View, window_ms: u64, stop: &Receiver<()>) {
     let mut failing = false;
     while stop.recv_timeout(FLUSH) == Err(RecvTimeoutError::Timeout) {
-        let flush = || flush_view(view, shared.clock.wall_ms(), window_ms, &mut failing);
+        let flush = || flush_view(view, window_ms, &mut failing);
         if catch_unwind(AssertUnwindSafe(flush)).is_err() {
             tracing::error!("flushing the view panicked; it is tried again");
         }
@@ -95,7 +95,7 @@ pub(super) fn keep_view(view: &View, shared: &Shared, window_ms: u64, stop: &Rec
 }
 
 /// One flush. `failing`: whether the last one failed.
-pub(crate) fn flush_view(view: &View, now_ms: u64, window_ms: u64, failing: &mut bool) {
+pub(crate) fn flush_view(view: &View, window_ms: u64, failing: &mut bool) {
     match view.flush() {
         Ok(_) => *failing = false,
         Err(e) if !*failing => {
@@ -104,5 +104,45 @@ pub(crate) fn flush_view(view: &View, now_ms: u64, window_ms: u64, failing: &mut
         }
         Err(_) => {}
     }
-    view.forget_ids(now_ms, window_ms);
+    // By the times of the log, which never run back: a clock that was ahead for a while must not cost ids that are still needed.
+    view.forget_ids(view.newest_id(), window_ms);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ViewSettings;
+    use crate::ids::MessageKey;
+    use crate::view::{Checkpoint, IdEntry, Identity};
+
+    const HOUR: u64 = 3_600_000;
+
+    fn add(view: &View, key: u128, time: u64) {
+        let entry = IdEntry { offset: time, body: 0, time };
+        let checkpoint = Checkpoint { sequence: time, check: 0 };
+        view.add(0, &[], &[(MessageKey(key), entry)], checkpoint);
+    }
+
+    /// The clock of the machine says what it likes: an id is forgotten once the log has a record that is a window later.
+    #[test]
+    fn ids_are_forgotten_by_the_times_of_the_log() {
+        let identity = Identity { log: [1; 16], partitions: 1 };
+        let view = View::memory(identity, &ViewSettings::default());
+        let mut failing = false;
+        let known = |key, oldest| view.id(MessageKey(key), oldest).unwrap().is_some();
+        add(&view, 1, 50 * HOUR);
+        for _ in 0..3 {
+            flush_view(&view, HOUR, &mut failing);
+            assert!(known(1, 49 * HOUR));
+        }
+        add(&view, 2, 51 * HOUR);
+        flush_view(&view, HOUR, &mut failing);
+        flush_view(&view, HOUR, &mut failing);
+        assert!(known(1, 50 * HOUR), "it is just a window old");
+        add(&view, 3, 60 * HOUR);
+        for _ in 0..3 {
+            flush_view(&view, HOUR, &mut failing);
+        }
+        assert!(!known(1, 0) && !known(2, 0) && known(3, 0));
+    }
 }

@@ -143,6 +143,12 @@ impl Log {
         self.last_time
     }
 
+    /// No record of the log has a later timestamp than this, and none that follows an earlier one. Unlike [`Log::last_time`] it knows
+    /// of records that retention has dropped.
+    pub fn time_floor(&self) -> u64 {
+        self.floor
+    }
+
     /// Whether it takes records.
     pub fn state(&self) -> State {
         self.state
@@ -269,6 +275,12 @@ impl Log {
         Ok(())
     }
 
+    /// Begins a segment before there is anything to write to it, as a roll does that is stopped.
+    #[cfg(test)]
+    pub(crate) fn begin_segment(&mut self, now_ms: u64) -> Result<(), LogError> {
+        self.roll(now_ms.max(self.floor))
+    }
+
     fn full(&mut self) -> LogError {
         self.state = State::Full;
         LogError::Full
@@ -279,6 +291,24 @@ impl Log {
         self.failure = format!("cannot {what} {name}: {error}");
         tracing::error!("the log takes no more records: {}", self.failure);
         LogError::Failed(self.failure.clone())
+    }
+
+    /// Whether [`Log::tick`] would drop a segment now.
+    pub fn has_expired(&self, now_ms: u64) -> bool {
+        !matches!(self.state, State::Damaged | State::Failed) && self.expired(now_ms).0 > 0
+    }
+
+    /// Notes the last synced sequence in the `synced` file if it has changed; to be called about once a second from the thread that
+    /// appends, where [`Log::tick`] is not. Errors as there.
+    pub fn note_synced(&mut self) -> Result<(), LogError> {
+        if matches!(self.state, State::Damaged | State::Failed) {
+            return Ok(());
+        }
+        self.note_or_fail(self.first_kept())
+    }
+
+    fn note_or_fail(&mut self, first: u64) -> Result<(), LogError> {
+        self.note(first).map_err(|e| if no_room(&e) { LogError::Full } else { self.fail("write", SYNCED, &e) })
     }
 
     /// Keeps house; to be called about once a second from the thread that appends.
@@ -293,8 +323,7 @@ impl Log {
         }
         let (drop, first) = self.expired(now_ms);
         // Noted before anything is removed, so that what is missing then is known to have been dropped.
-        self.note(first)
-            .map_err(|e| if no_room(&e) { LogError::Full } else { self.fail("write", SYNCED, &e) })?;
+        self.note_or_fail(first)?;
         if drop == 0 {
             return Ok(None);
         }
@@ -352,8 +381,7 @@ impl Log {
             State::Good | State::Full => {}
         }
         self.sync_active()?;
-        self.note(self.first_kept())
-            .map_err(|e| if no_room(&e) { LogError::Full } else { self.fail("write", SYNCED, &e) })
+        self.note_or_fail(self.first_kept())
     }
 }
 
@@ -388,6 +416,11 @@ fn recover(files: &dyn Files, found: &Survey, noted: Option<Synced>) -> Result<(
         let known = noted.is_some_and(|n| n.last == found.last) && found.last_batch.is_some();
         if !known || found.torn.is_some() {
             settle(files, last, found.last_batch)?;
+        } else {
+            // An opening before this one may have cut an incomplete batch off and been stopped before that was durable: a power
+            // cut could bring it back, behind the segments that will have followed.
+            let name = segment_name(last.first);
+            files.sync_data(&name).map_err(failed("sync", &name))?;
         }
     }
     files.sync_dir().map_err(failed("sync", "the log's directory"))
@@ -461,9 +494,13 @@ fn make_segment(files: &dyn Files, head: &SegmentHead) -> Result<(), Making> {
     match made {
         Ok(()) => {}
         Err(e) if no_room(&e) => {
+            // Durably, or a power cut would bring it back, behind what the log has stored by then.
             return match files.remove(&name) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Making::Failed(e)),
-                _ => Err(Making::NoRoom),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Err(Making::NoRoom),
+                removed => match removed.and_then(|()| files.sync_dir()) {
+                    Err(e) => Err(Making::Failed(e)),
+                    Ok(()) => Err(Making::NoRoom),
+                },
             };
         }
         Err(e) => return Err(Making::Failed(e)),

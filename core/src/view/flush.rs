@@ -125,6 +125,10 @@ impl View {
             let shared = self.shared();
             (shared.partitions.clone(), shared.buckets.to_vec())
         };
+        #[cfg(test)]
+        if self.failing.load(Relaxed) {
+            return Err(ViewError::Storage("as a test wants it".into()));
+        }
         let tables: Vec<_> = buckets.iter().map(|b| b.table.clone()).collect();
         if self.store.is_behind(&tables)? {
             done.deferred = true;
@@ -156,6 +160,7 @@ impl View {
             writes,
             rooms: flusher.rooms + new_rooms,
             next_bucket: flusher.next_bucket,
+            begins: self.begins(),
             buckets: buckets.iter().map(|b| (b.number, b.start, b.width, b.writes)).collect(),
         };
         batch.put(keys::STATE.to_vec(), state.encode());

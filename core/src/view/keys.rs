@@ -17,7 +17,7 @@ use super::{Checkpoint, IdEntry, Identity};
 use crate::ids::HashKey;
 
 /// The format of everything in the store. Another number on disk: the view is built again.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 
 pub(super) const META: &[u8] = b"m";
 pub(super) const STATE: &[u8] = b"f";
@@ -135,6 +135,8 @@ pub(super) struct State {
     pub rooms: u64,
     /// Number of the next bucket.
     pub next_bucket: u32,
+    /// See [`View::begin_after`](super::View::begin_after).
+    pub begins: u64,
     pub buckets: Vec<BucketEntry>,
 }
 
@@ -143,6 +145,7 @@ impl State {
         let mut out = self.writes.to_le_bytes().to_vec();
         out.extend_from_slice(&self.rooms.to_le_bytes());
         out.extend_from_slice(&self.next_bucket.to_le_bytes());
+        out.extend_from_slice(&self.begins.to_le_bytes());
         for (number, start, width, writes) in &self.buckets {
             out.extend_from_slice(&number.to_le_bytes());
             for n in [start, width, writes] {
@@ -154,8 +157,13 @@ impl State {
 
     pub fn decode(value: &[u8]) -> Result<State, ViewError> {
         let mut f = Fields(value);
-        let mut state =
-            State { writes: f.u64()?, rooms: f.u64()?, next_bucket: f.u32()?, buckets: Vec::new() };
+        let mut state = State {
+            writes: f.u64()?,
+            rooms: f.u64()?,
+            next_bucket: f.u32()?,
+            begins: f.u64()?,
+            buckets: Vec::new(),
+        };
         while !f.0.is_empty() {
             state.buckets.push((f.u32()?, f.u64()?, f.u64()?, f.u64()?));
         }

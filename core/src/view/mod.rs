@@ -12,7 +12,7 @@ use crate::config::ViewSettings;
 use crate::ids::{HashKey, MessageKey};
 use bytes::Bytes;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 mod chunk;
@@ -130,6 +130,10 @@ pub struct View {
     fresh: bool,
     /// Bytes in both layers; beside the lock, because it is asked for at every batch.
     overlay_bytes: AtomicUsize,
+    newest_id: AtomicU64,
+    begins: AtomicU64,
+    #[cfg(test)]
+    failing: std::sync::atomic::AtomicBool,
     /// Taken before `shared` where both are.
     flusher: Mutex<Flusher>,
     shared: RwLock<Shared>,
@@ -155,11 +159,10 @@ impl View {
     /// Errors: [`ViewError::InUse`] and [`ViewError::Storage`]; then nothing was removed.
     pub fn open(dir: &Path, identity: Identity, settings: &ViewSettings) -> Result<View, ViewError> {
         let opened = disk::open(dir, identity, settings)?;
-        let flusher = Flusher::new(&opened.state);
         let shared =
             Shared { partitions: opened.partitions, buckets: Arc::new(opened.buckets), ..Shared::default() };
         let hash_key = opened.meta.hash_key;
-        Ok(View::new(Store::Disk(opened.disk), hash_key, settings, opened.fresh, flusher, shared))
+        Ok(View::new(Store::Disk(opened.disk), hash_key, settings, opened.fresh, &opened.state, shared))
     }
 
     /// A view that lives in memory and dies with it. It must be flushed all the same: that is when old rows and ids
@@ -167,8 +170,7 @@ impl View {
     pub fn memory(identity: Identity, settings: &ViewSettings) -> View {
         let partitions = vec![keys::Partition::default(); identity.partitions as usize];
         let shared = Shared { partitions, ..Shared::default() };
-        let flusher = Flusher::new(&keys::State::default());
-        View::new(Store::memory(), HashKey::random(), settings, true, flusher, shared)
+        View::new(Store::memory(), HashKey::random(), settings, true, &keys::State::default(), shared)
     }
 
     fn new(
@@ -176,7 +178,7 @@ impl View {
         hash_key: HashKey,
         settings: &ViewSettings,
         fresh: bool,
-        flusher: Flusher,
+        state: &keys::State,
         shared: Shared,
     ) -> View {
         View {
@@ -185,7 +187,11 @@ impl View {
             history_per_room: settings.history_per_room,
             fresh,
             overlay_bytes: AtomicUsize::new(0),
-            flusher: Mutex::new(flusher),
+            newest_id: AtomicU64::new(0),
+            begins: AtomicU64::new(state.begins),
+            #[cfg(test)]
+            failing: Default::default(),
+            flusher: Mutex::new(Flusher::new(state)),
             shared: RwLock::new(shared),
         }
     }
@@ -228,6 +234,9 @@ impl View {
             tracing::error!(partition, "rows of a partition that the view does not have");
             return;
         }
+        if let Some(newest) = ids.iter().map(|(_, entry)| entry.time).max() {
+            self.newest_id.fetch_max(newest, Relaxed);
+        }
         let grown = shared.active.add(partition, rows, ids, checkpoint);
         self.overlay_bytes.fetch_add(grown, Relaxed);
     }
@@ -238,7 +247,25 @@ impl View {
         self.overlay_bytes.load(Relaxed)
     }
 
-    /// The last accepted offset of a room; 0 if there is none. It outlives the rows.
+    /// A view that is begun anew on a log whose first records are gone does not know which rooms had some of those. For every room
+    /// that it does not know, `offset`, the last one that is gone, stands for the last offset: whoever has seen an earlier one is not
+    /// told that nothing is missing. To be called before anything is added.
+    pub fn begin_after(&self, offset: u64) {
+        self.begins.store(offset, Relaxed);
+        self.shared_mut().dirty = true;
+    }
+
+    /// Makes flushes fail, as on a full disk, or succeed again.
+    #[cfg(test)]
+    pub(crate) fn fail_writes(&self, failing: bool) {
+        self.failing.store(failing, Relaxed);
+    }
+
+    fn begins(&self) -> u64 {
+        self.begins.load(Relaxed)
+    }
+
+    /// The last accepted offset of a room; of one that is not known 0, or what [`View::begin_after`] said. It outlives the rows.
     pub fn last(&self, room: &str) -> Result<u64, ViewError> {
         {
             let shared = self.shared();
@@ -247,7 +274,7 @@ impl View {
                 return Ok(found.last());
             }
         }
-        self.checked(|| Ok(self.store.snapshot().room(room)?.map_or(0, |m| m.last)))
+        self.checked(|| Ok(self.store.snapshot().room(room)?.map_or(self.begins(), |m| m.last)))
     }
 
     /// What is known about a message id; `None` if nothing, or if its last record may be older than `oldest_ms`.
@@ -288,10 +315,21 @@ impl View {
         Ok(rooms)
     }
 
-    /// Flushes and syncs to disk. The files are let go when the view is dropped.
+    /// Flushes, and syncs to disk. False if not everything could be written yet, as [`Flushed::deferred`] says.
+    pub fn sync(&self) -> Result<bool, ViewError> {
+        let flushed = self.flush()?;
+        self.checked(|| self.store.sync())?;
+        Ok(!flushed.deferred)
+    }
+
+    /// The same, as the last thing. The files are let go when the view is dropped.
     pub fn close(&self) -> Result<(), ViewError> {
-        self.flush()?;
-        self.checked(|| self.store.sync())
+        self.sync().map(drop)
+    }
+
+    /// The latest time of an id that was added since the view was opened; 0 if there was none.
+    pub fn newest_id(&self) -> u64 {
+        self.newest_id.load(Relaxed)
     }
 
     /// Runs what reads or writes the store. Once it has found damage, the next [`View::open`] begins anew.

@@ -142,3 +142,18 @@ fn a_stop_that_cannot_wait_for_the_disk_answers_everything() {
     assert!(codes[512..].iter().all(|c| *c == Some(Code::Stopping)), "{:?}", codes[512]);
     rig.files.set(false);
 }
+
+/// One that hands over more than the queue takes was refused again and again, however slowly it went on.
+#[test]
+fn of_too_many_publishes_the_first_are_taken() {
+    let rig = rig();
+    rig.files.set(true);
+    let (max, more) = (rig.broker.shared.max_count, 3);
+    let promises = rig.publish(max + more);
+    let codes = Rig::codes(&promises);
+    assert!(codes[..max].iter().all(Option::is_none), "those that there was room for wait");
+    assert_eq!(codes[max..], vec![Some(Code::Busy); more]);
+    rig.files.set(false);
+    let acks: Vec<_> = promises[..max].iter().map(|p| p.wait().unwrap().position.offset).collect();
+    assert_eq!(acks, (1..=max as u64).collect::<Vec<_>>(), "in the order in which they were handed over");
+}

@@ -389,3 +389,63 @@ fn a_cut_back_that_fails_is_final() {
     files.set_space(None);
     goes_on(&Arc::new(files.restart()), &OPTIONS, &Run::acked(3), "restarted");
 }
+
+/// A segment that found no room for its head was removed, but not durably. The log went on in the old one and later began another:
+/// then a power cut brought the first back among the others, as damage.
+#[test]
+fn a_segment_that_was_never_begun_does_not_come_back() {
+    for seed in 0..200 {
+        let files = Arc::new(Faulty::new(seed));
+        let mut log = open(&files, &OPTIONS).unwrap();
+        let mut acked = 0;
+        // Fill the segment, so that a large batch must begin another and finds no room for it.
+        for n in 1..=4 {
+            append(&mut log, n, 1).unwrap();
+            acked = n;
+        }
+        files.set_space(Some(files.used() + 20));
+        assert!(matches!(append(&mut log, acked + 1, 6 + seed % 6), Err(LogError::Full)));
+        files.set_space(None);
+        append(&mut log, acked + 1, 1).unwrap();
+        append(&mut log, acked + 2, 10).unwrap();
+        append(&mut log, acked + 12, 10).unwrap();
+        assert!(log.reader().first_sequence() == 1);
+        drop(log);
+        let files = Arc::new(files.cut_power());
+        goes_on(&files, &OPTIONS, &Run::acked(acked + 21), &format!("seed {seed}"));
+    }
+}
+
+/// An opening cut an incomplete batch off and was stopped before that was durable; the next one found nothing to cut. Once segments
+/// had followed, a power cut brought the batch back behind sound ones, as damage.
+#[test]
+fn an_incomplete_batch_that_was_cut_off_does_not_come_back() {
+    let mut met = 0;
+    for seed in 0..400 {
+        let files = Arc::new(Faulty::new(seed));
+        let mut log = open(&files, &OPTIONS).unwrap();
+        append(&mut log, 1, 4).unwrap();
+        log.tick(1_000_000).unwrap();
+        files.plan(Some(Operation::Sync), 1, Fault::PowerCut);
+        assert!(append(&mut log, 5, 6).is_err());
+        drop(log);
+        // The incomplete batch is there after the power is back, and the process is killed right after its cut.
+        let files = Arc::new(files.restart());
+        files.plan(Some(Operation::Truncate), 1, Fault::Kill);
+        let opened = open(&files, &OPTIONS);
+        if !files.happened() {
+            continue;
+        }
+        assert!(opened.is_err());
+        met += 1;
+        let files = Arc::new(files.restart());
+        let mut log = open(&files, &then(&OPTIONS, 1)).unwrap();
+        let last = log.next_sequence() - 1;
+        append(&mut log, last + 1, 3).unwrap();
+        append(&mut log, last + 4, 3).unwrap();
+        drop(log);
+        let files = Arc::new(files.cut_power());
+        goes_on(&files, &OPTIONS, &Run::acked(last + 6), &format!("seed {seed}"));
+    }
+    assert!(met > 20, "only {met} incomplete batches");
+}
