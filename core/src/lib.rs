@@ -34,12 +34,15 @@ pub mod log;
 #[doc(hidden)]
 pub mod message;
 pub mod metrics;
+mod points;
 #[doc(hidden)]
 pub mod protocol;
 #[doc(hidden)]
 pub mod room;
 mod server;
 mod session;
+#[cfg(test)]
+mod sim;
 mod threads;
 #[doc(hidden)]
 pub mod view;

@@ -14,10 +14,10 @@ use crate::message::{Epoch, Publication};
 use crate::metrics::Metrics;
 use crate::room::hub;
 use crate::threads;
-use crate::view::OwnedRow;
+use crate::view::{OwnedRow, ViewAt};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -47,7 +47,7 @@ struct Shared {
 
 /// What the writer thread owns.
 #[derive(Debug)]
-struct Writer {
+pub(crate) struct Writer {
     shared: Arc<Shared>,
     storage: Storage,
     todo: Vec<Append>,
@@ -78,17 +78,17 @@ impl EmbeddedBroker {
         metrics: Arc<Metrics>,
     ) -> Result<EmbeddedBroker> {
         let disk = Disk::open(dir).map_err(|e| storage::log_error(&e))?;
-        Self::on(Arc::new(disk), Some(dir.join("view")), settings, clock, metrics)
+        Self::on(Arc::new(disk), &ViewAt::Dir(dir.join("view")), settings, clock, metrics)
     }
 
     fn on(
         files: Arc<dyn Files>,
-        view_dir: Option<PathBuf>,
+        view_at: &ViewAt,
         settings: &Settings,
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
     ) -> Result<EmbeddedBroker> {
-        let (broker, writer) = Self::prepare(files, view_dir, settings, clock, metrics)?;
+        let (broker, writer) = Self::prepare(files, view_at, settings, clock, metrics)?;
         let thread = threads::spawn("klatch-log".into(), move || writer.run())
             .map_err(|e| Error::new(Code::Internal, format!("cannot start the log's thread: {e}")))?;
         *broker.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
@@ -96,14 +96,14 @@ impl EmbeddedBroker {
     }
 
     /// The broker, and its writer that has yet to run.
-    fn prepare(
+    pub(crate) fn prepare(
         files: Arc<dyn Files>,
-        view_dir: Option<PathBuf>,
+        view_at: &ViewAt,
         settings: &Settings,
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
     ) -> Result<(EmbeddedBroker, Writer)> {
-        let opened = storage::open(files, view_dir, settings, metrics.clone(), clock.wall_ms())?;
+        let opened = storage::open(files, view_at, settings, metrics.clone(), clock.wall_ms())?;
         let Limits { append_queue, append_queue_bytes, publish_timeout_ms, .. } = settings.limits;
         let shared = Arc::new(Shared {
             queue: Mutex::default(),
@@ -120,6 +120,12 @@ impl EmbeddedBroker {
         let ticked_ms = shared.clock.steady_ms();
         let writer = Writer { shared: shared.clone(), storage: opened.storage, todo: Vec::new(), ticked_ms };
         Ok((EmbeddedBroker { shared, reader: opened.reader, writer: Mutex::default() }, writer))
+    }
+
+    /// Whether publishes wait for the writer.
+    #[cfg(test)]
+    pub(crate) fn has_work(&self) -> bool {
+        !self.shared.lock().appends.is_empty()
     }
 
     /// Its tail.
@@ -237,7 +243,7 @@ impl Writer {
     }
 
     /// Writes what has gathered, and keeps house once a second. False: the broker is stopping and nothing is left.
-    fn step(&mut self) -> bool {
+    pub(crate) fn step(&mut self) -> bool {
         let shared = &*self.shared;
         {
             let mut q = shared.lock();
@@ -264,7 +270,7 @@ impl Writer {
         true
     }
 
-    fn close(self) -> Result<()> {
+    pub(crate) fn close(self) -> Result<()> {
         let closed = self.storage.close();
         self.shared.health.store(Health::Stopped as u8, Ordering::Relaxed);
         self.shared.lock().stopped = true;

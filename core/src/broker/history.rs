@@ -9,6 +9,7 @@ use crate::config::{Limit, Limits};
 use crate::error::{Error, Result};
 use crate::message::{Epoch, Publication};
 use crate::metrics::Metrics;
+use crate::points::{Point, reach};
 use crate::protocol::frame;
 use crate::room::hub::Hub;
 use crate::room::recent::Frame;
@@ -128,6 +129,7 @@ impl History {
     ///
     /// A few at a time: a page of large messages is a few of the rows that a page may have, and the others are not worth reading.
     fn read(&self, rows: &[OwnedRow], newest: bool) -> Result<Vec<Publication>> {
+        reach(Point::Free);
         let (mut all, mut bytes) = (Vec::new(), 0);
         let some: Box<dyn Iterator<Item = &[OwnedRow]>> =
             if newest { Box::new(rows.rchunks(READ_ROWS)) } else { Box::new(rows.chunks(READ_ROWS)) };
@@ -184,6 +186,7 @@ impl History {
         if let Some(start) = self.memory_start(room, start, cursor) {
             return Ok(start);
         }
+        reach(Point::Free);
         let n = match *start {
             Start::Live => 0,
             Start::History(n) => n,

@@ -5,6 +5,7 @@
 //! conflict. So one entry per key is enough: the accepted record's offset and body, and the time of the last record.
 
 use crate::ids::{KeyMap, MessageKey};
+use crate::points::{Rule, broken};
 use crate::view::IdEntry;
 use std::collections::VecDeque;
 
@@ -70,7 +71,7 @@ impl Ids {
         let oldest = time.saturating_sub(self.window);
         let entry = match self.map.get(&key) {
             Some(e) => Some(*e),
-            None if oldest >= self.complete_since => None,
+            None if oldest >= self.complete_since || broken(Rule::OldIdsInTheView) => None,
             None => older(oldest)?,
         };
         Ok(entry.filter(|e| e.time >= oldest))

@@ -13,7 +13,7 @@ use crate::log::{Memory, Reader};
 use crate::message::{Epoch, Publication};
 use crate::metrics::Metrics;
 use crate::room::hub;
-use crate::view::OwnedRow;
+use crate::view::{OwnedRow, ViewAt};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// See the module.
@@ -33,7 +33,8 @@ impl MemoryBroker {
             settings.storage.retain_bytes = 256 << 20;
         }
         settings.storage.segment_bytes = settings.storage.segment_bytes.min(16 << 20);
-        let opened = storage::open(Arc::new(Memory::new()), None, &settings, metrics, clock.wall_ms())?;
+        let opened =
+            storage::open(Arc::new(Memory::new()), &ViewAt::Memory, &settings, metrics, clock.wall_ms())?;
         Ok(MemoryBroker {
             storage: Mutex::new(Some(opened.storage)),
             reader: opened.reader,

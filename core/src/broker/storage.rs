@@ -10,9 +10,9 @@ use crate::ids::{HashKey, MessageKey, random_bytes};
 use crate::log::{Batch, Files, Log, LogError, Place, Reader, State};
 use crate::message::{Publication, Record};
 use crate::metrics::Metrics;
+use crate::points::{Rule, broken};
 use crate::room::hub::Hub;
-use crate::view::{Checkpoint, Identity, OwnedRow, View, ViewError};
-use std::path::PathBuf;
+use crate::view::{Checkpoint, Identity, OwnedRow, ViewAt, ViewError};
 use std::sync::Arc;
 
 /// The writer's side of a log: owned by one thread, or by whoever holds its lock.
@@ -58,10 +58,10 @@ fn view_error(e: &ViewError) -> Error {
     Error::new(Code::Unavailable, format!("the view cannot be read: {e}"))
 }
 
-/// Opens a log and brings its view up to it. `view_dir`: where the view lies; none for one in memory.
+/// Opens a log and brings its view up to it.
 pub fn open(
     files: Arc<dyn Files>,
-    view_dir: Option<PathBuf>,
+    view_at: &ViewAt,
     settings: &Settings,
     metrics: Arc<Metrics>,
     now_ms: u64,
@@ -69,18 +69,14 @@ pub fn open(
     let log = Log::open(files, &settings.storage, random_bytes(), now_ms).map_err(|e| log_error(&e))?;
     let reader = log.reader();
     let identity = Identity { log: contents(&log), partitions: 1 };
-    let mut view = match &view_dir {
-        Some(dir) => View::open(dir, identity, &settings.view).map_err(|e| unusable_view(&e))?,
-        None => View::memory(identity, &settings.view),
-    };
+    let mut view = view_at.open(identity, &settings.view).map_err(|e| unusable_view(&e))?;
     if let Some(c) = view.checkpoint(0)
-        && let Some(dir) = &view_dir
         && !is_of_this_log(c, &reader)
     {
         tracing::warn!(sequence = c.sequence, "the view does not fit the log; rebuilding it");
         drop(view);
-        View::destroy(dir).map_err(|e| unusable_view(&e))?;
-        view = View::open(dir, identity, &settings.view).map_err(|e| unusable_view(&e))?;
+        view_at.destroy().map_err(|e| unusable_view(&e))?;
+        view = view_at.open(identity, &settings.view).map_err(|e| unusable_view(&e))?;
     }
     if view.checkpoint(0).is_none() && reader.first_sequence() > 1 {
         view.begin_after(reader.first_sequence() - 1);
@@ -88,7 +84,7 @@ pub fn open(
     let view = Arc::new(view);
     let hub = Arc::new(Hub::new(view.clone(), &settings.limits, metrics.clone()));
     let checkpoint = view.checkpoint(0);
-    let from = checkpoint.map_or(0, |c| c.sequence) + 1;
+    let from = checkpoint.map_or(0, |c| c.sequence) + 1 + u64::from(broken(Rule::FromTheCheckpoint));
     // A fresh view knows nothing that the log does not tell from here on. Any other knows ids from before `from`, whether or not the
     // log still has their records; where retention has dropped the last of them, the log still knows that none was later than its floor.
     let complete_since = match checkpoint {
@@ -235,6 +231,9 @@ impl Storage {
             // Certainly nothing of it is in the log.
             Code::StorageFull | Code::LogDamaged => self.tail.fail(&Outcome::NotStored(error)),
             _ => {
+                if broken(Rule::UnknownIsUnknown) {
+                    self.tail.fail(&Outcome::NotStored(error.clone()));
+                }
                 self.tail.fail(&Outcome::Unknown(Error::new(Code::Unknown, error.message())));
                 self.failed = Some(Error::new(Code::StorageFailed, error.message()));
             }
@@ -243,10 +242,11 @@ impl Storage {
 
     /// About once a second: the synced mark, retention.
     pub fn tick(&mut self, now_ms: u64) {
-        let kept = match self.log.has_expired(now_ms) && self.view_is_behind() {
-            true => self.log.note_synced().map(|()| None),
-            false => self.log.tick(now_ms),
-        };
+        let kept =
+            match self.log.has_expired(now_ms) && !broken(Rule::RetentionWaits) && self.view_is_behind() {
+                true => self.log.note_synced().map(|()| None),
+                false => self.log.tick(now_ms),
+            };
         match kept {
             Ok(Some(first)) => {
                 self.metrics.log_first_offset.set(first);

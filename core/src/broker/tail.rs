@@ -8,9 +8,10 @@ use crate::broker::ids::{Decision, Ids};
 use crate::codes::Code;
 use crate::config::{Limit, Settings};
 use crate::error::Error;
-use crate::ids::{HashKey, KeyMap, MessageKey};
+use crate::ids::{HashKey, KeyMap, MessageKey, random_bytes};
 use crate::message::{Epoch, Position, Record};
 use crate::metrics::Metrics;
+use crate::points::{Point, Rule, broken, reach};
 use crate::room::hub::{Accepted, Answer, Hub};
 use crate::threads;
 use crate::view::{Checkpoint, IdEntry, Row, View, ViewError};
@@ -80,7 +81,8 @@ impl Tail {
             hub,
             metrics,
             timeout_ms: settings.limits.publish_timeout_ms,
-            epoch_seed: u64::from_le_bytes([log[0], log[1], log[2], log[3], log[4], log[5], log[6], log[7]]),
+            epoch_seed: if broken(Rule::EpochOfTheLog) { u64::from_le_bytes(random_bytes()) } else { 0 }
+                ^ u64::from_le_bytes([log[0], log[1], log[2], log[3], log[4], log[5], log[6], log[7]]),
             wakers: Mutex::default(),
             state: Mutex::new(State { ids, keyed: KeyMap::default(), unkeyed: Vec::new(), since_ms: None }),
         }
@@ -151,7 +153,7 @@ impl Tail {
                 continue;
             }
             let waiting = state.keyed.entry(key).or_default();
-            let first = waiting.is_empty();
+            let first = waiting.is_empty() || broken(Rule::OneOfAKey);
             if first {
                 let waiter = std::mem::replace(&mut a.waiter, Waiter::Nobody);
                 waiting.push(Waiting { body, room: a.room.clone(), id: a.id.clone(), waiter });
@@ -272,8 +274,15 @@ impl Tail {
                 place: &records[i].1,
             })
             .collect();
+        reach(Point::Tail);
+        if broken(Rule::RowsBeforeMembers) {
+            let _ = self.hub.publish(&accepted, std::mem::take(&mut answers));
+            reach(Point::Tail);
+        }
         self.view.add(self.partition, &rows, &ids, checkpoint);
+        reach(Point::Tail);
         let wakers = self.hub.publish(&accepted, answers);
+        reach(Point::Tail);
         self.wakers.lock().unwrap_or_else(PoisonError::into_inner).extend(wakers);
         for (promise, room, id, outcome) in promises {
             self.fill(&promise, self.host_answer(&room, &id, outcome));

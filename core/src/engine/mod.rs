@@ -1,7 +1,7 @@
 //! The engine: a thin facade over broker, rooms and server. Every verb here has the same name in every language.
 
 mod builder;
-mod housekeeping;
+pub(crate) mod housekeeping;
 mod publishing;
 mod subscription;
 

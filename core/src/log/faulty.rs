@@ -102,6 +102,32 @@ impl Faulty {
         self.model().plan.is_none()
     }
 
+    /// Whether it has stopped, and every operation fails.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.model().dead
+    }
+
+    /// Whether it stopped because the power was cut.
+    pub(crate) fn lost_power(&self) -> bool {
+        self.model().power_cut
+    }
+
+    /// It stops now: no later operation changes it.
+    pub(crate) fn die(&self) {
+        self.model().dead = true;
+    }
+
+    /// No fault is planned any more.
+    pub(crate) fn forget_plan(&self) {
+        self.model().plan = None;
+    }
+
+    /// All files as a read sees them.
+    pub(crate) fn live(&self) -> Vec<(String, Vec<u8>)> {
+        let m = self.model();
+        m.names.iter().filter_map(|(name, i)| Some((name.clone(), m.inodes.get(*i)?.live.clone()))).collect()
+    }
+
     /// Makes reads that touch these bytes of a file fail with EIO, and only those; none: makes all readable again.
     pub(crate) fn set_unreadable(&self, range: Option<(&str, u64, u64)>) {
         self.model().unreadable = range.iter().map(|(name, from, to)| ((*name).into(), *from, *to)).collect();

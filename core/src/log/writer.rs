@@ -11,6 +11,7 @@ use super::reader::{Index, Reader, Shared};
 use super::survey::{Segment, Survey, survey};
 use crate::config::Storage;
 use crate::message::Record;
+use crate::points::{Rule, broken};
 use bytes::Bytes;
 use std::io;
 use std::mem;
@@ -238,7 +239,8 @@ impl Log {
                 return Err(self.fail("write", &name, &e));
             }
             // The batch was never whole on disk, so it cannot come back even if the cut is not durable.
-            return Err(match files.truncate(&name, self.end) {
+            let cut = if broken(Rule::CutBack) { Ok(()) } else { files.truncate(&name, self.end) };
+            return Err(match cut {
                 Ok(()) => {
                     self.cut = true;
                     self.full()
@@ -246,12 +248,18 @@ impl Log {
                 Err(e) => self.fail("cut back", &name, &e),
             });
         }
+        if broken(Rule::SyncBeforeAck) {
+            return Ok(());
+        }
         self.sync_active()
     }
 
     fn sync_active(&mut self) -> Result<(), LogError> {
         let name = segment_name(self.active);
-        let synced = self.shared.files.sync_data(&name);
+        let synced = match self.shared.files.sync_data(&name) {
+            Err(_) if broken(Rule::FailedSyncIsFinal) => self.shared.files.sync_data(&name),
+            synced => synced,
+        };
         synced.map_err(|e| self.fail("sync", &name, &e))?;
         self.cut = false;
         Ok(())
@@ -308,7 +316,8 @@ impl Log {
     }
 
     fn note_or_fail(&mut self, first: u64) -> Result<(), LogError> {
-        self.note(first).map_err(|e| if no_room(&e) { LogError::Full } else { self.fail("write", SYNCED, &e) })
+        self.note(first)
+            .map_err(|e| if no_room(&e) { LogError::Full } else { self.fail("write", SYNCED, &e) })
     }
 
     /// Keeps house; to be called about once a second from the thread that appends.
@@ -416,7 +425,7 @@ fn recover(files: &dyn Files, found: &Survey, noted: Option<Synced>) -> Result<(
         let known = noted.is_some_and(|n| n.last == found.last) && found.last_batch.is_some();
         if !known || found.torn.is_some() {
             settle(files, last, found.last_batch)?;
-        } else {
+        } else if !broken(Rule::CutIsDurable) {
             // An opening before this one may have cut an incomplete batch off and been stopped before that was durable: a power
             // cut could bring it back, behind the segments that will have followed.
             let name = segment_name(last.first);

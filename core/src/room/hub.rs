@@ -10,6 +10,7 @@ use crate::config::{Limit, Limits};
 use crate::error::Error;
 use crate::message::{Publication, Record};
 use crate::metrics::Metrics;
+use crate::points::{Point, Rule, broken, reach};
 use crate::protocol::frame;
 use crate::room::recent::{Frame, Recent, Run};
 use crate::room::subscriber::{Ended, Subscriber};
@@ -193,6 +194,7 @@ impl Hub {
                 rooms.evictions
             };
             let last = self.view.last(name)?;
+            reach(Point::Free);
             let mut rooms = self.lock();
             if let Some(slot) = rooms.adopt(name, last, evictions) {
                 return Ok(f(&mut rooms, slot));
@@ -210,7 +212,7 @@ impl Hub {
             }
             room.routes.retain(|r| r.0 != shard);
             room.routes.push((shard, key));
-            room.visible
+            if broken(Rule::CursorIsVisible) { room.last } else { room.visible }
         })
     }
 
@@ -343,6 +345,7 @@ impl Hub {
             let Some((i, name)) = missing else { break };
             // Only the tail moves `last` and evicts, so what the view says cannot be outdated when the room is made.
             let last = self.view.last(&name)?;
+            reach(Point::Free);
             let mut rooms = self.lock();
             if !rooms.index.contains_key(&name) {
                 let slot = rooms.insert(&name, last);
@@ -473,6 +476,7 @@ impl Hub {
         for (port, (mut batches, mut replies)) in self.ports().iter().zip(deliveries) {
             if !batches.is_empty() || !replies.is_empty() {
                 port.deliver(&mut batches, &mut replies);
+                reach(Point::Tail);
             }
         }
         wakers

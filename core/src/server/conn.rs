@@ -1,5 +1,6 @@
 //! One established connection: its socket, its session, and what only an unusual moment needs.
 
+use crate::points::{Rule, broken};
 use crate::server::admission::Permit;
 use crate::server::net::Socket;
 use crate::session::Session;
@@ -142,6 +143,9 @@ impl<S: Socket> Conn<S> {
             None => Bytes::copy_from_slice(bytes.get(n..).unwrap_or_default()),
         };
         let x = self.extra();
+        if waiting && x.bytes + rest.len() > limit + x.allowance && broken(Rule::SlowIsClosed) {
+            return Sent::Fine;
+        }
         if !waiting {
             x.progress_ms = now_ms;
         }

@@ -6,6 +6,7 @@ use crate::codes::Disconnect;
 use crate::command::Connect;
 use crate::error::Result;
 use crate::hooks::{AnswerSink, Decision};
+use crate::points::{Rule, broken};
 use crate::room::hub::{RoomBatch, RoomKey, ShardPort};
 use crate::server::admission::Permit;
 use crate::server::net::Wake;
@@ -177,6 +178,7 @@ impl Inbox {
     pub(crate) fn may_sleep(&self) -> bool {
         let mut q = self.lock();
         let empty = q.batches.is_empty() && q.replies.is_empty() && q.items.is_empty();
+        let empty = empty || broken(Rule::NoLostWakeUp);
         q.awake = !empty;
         empty
     }

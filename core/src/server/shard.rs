@@ -13,6 +13,7 @@ use crate::codes::Disconnect;
 use crate::config::Limit;
 use crate::events::Event;
 use crate::ids::HashKey;
+use crate::points::{Point, Rule, broken, reach};
 use crate::protocol::frame;
 use crate::protocol::native::encode;
 use crate::server::conn::{Closing, Conn, Sent};
@@ -172,6 +173,7 @@ impl<N: Net> Shard<N> {
 
     /// How long it may sleep in its poll set before the next turn; none: until it is woken.
     pub(crate) fn wait(&self) -> Option<Duration> {
+        reach(Point::Free);
         // Publishes that a hook let pass while others were handed over wait for nothing else.
         let busy = !self.again.is_empty() || !self.appends.is_empty();
         if busy || !self.inbox.may_sleep() {
@@ -268,7 +270,7 @@ impl<N: Net> Shard<N> {
     /// The slot of a connection, if it is still that one.
     fn alive(&self, key: ConnectionKey) -> Option<u32> {
         let c = self.conns.get(key.slot as usize)?.as_ref()?;
-        (c.generation == key.generation).then_some(key.slot)
+        (c.generation == key.generation || broken(Rule::RightConnection)).then_some(key.slot)
     }
 
     fn key(&self, i: u32) -> ConnectionKey {

@@ -4,6 +4,7 @@
 //! is behind reads pages of the view up to that cursor, and is live in the turn in which it has reached it. The cursor only
 //! grows, and every row at or below it is in the view, so no publication is missed or sent twice.
 
+use crate::points::{Rule, broken};
 use std::collections::VecDeque;
 
 /// The stream of a member that is not live yet.
@@ -52,7 +53,7 @@ impl<H> Behind<H> {
             Next::Live
         } else {
             self.loading = true;
-            Next::Read { after: self.at, to: cursor }
+            Next::Read { after: self.at + u64::from(broken(Rule::PageIsWhole)), to: cursor }
         }
     }
 
@@ -64,7 +65,7 @@ impl<H> Behind<H> {
 
     /// Keeps a reply until the member has been sent everything up to `position`; gives it back if it has.
     pub fn hold(&mut self, position: u64, reply: H) -> Option<H> {
-        if position <= self.at {
+        if position <= self.at || broken(Rule::ReplyInItsPlace) {
             return Some(reply);
         }
         let i = self.held.partition_point(|h| h.0 <= position);

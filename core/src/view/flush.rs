@@ -7,6 +7,7 @@ use super::keys::{self, Partition, RoomMeta, State};
 use super::layer::{Layer, RoomRows};
 use super::store::{Batch, IdTable, Snapshot};
 use super::{Shared, View};
+use crate::points::{Point, reach};
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -165,7 +166,9 @@ impl View {
         };
         batch.put(keys::STATE.to_vec(), state.encode());
         batch.mark(None, writes);
+        reach(Point::Flushing);
         batch.commit()?;
+        reach(Point::Flushing);
 
         (flusher.writes, flusher.rooms) = (writes, state.rooms);
         {

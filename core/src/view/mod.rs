@@ -11,7 +11,7 @@
 use crate::config::ViewSettings;
 use crate::ids::{HashKey, MessageKey};
 use bytes::Bytes;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -20,6 +20,8 @@ mod disk;
 mod error;
 mod flush;
 mod ids;
+#[cfg(test)]
+pub(crate) mod kept;
 mod keys;
 mod layer;
 mod page;
@@ -150,6 +152,43 @@ struct Shared {
     buckets: Arc<Vec<Bucket>>,
     /// Partitions or buckets changed without an addition.
     dirty: bool,
+}
+
+/// Where a view lies.
+#[derive(Clone, Debug)]
+pub enum ViewAt {
+    /// In memory; see [`View::memory`].
+    Memory,
+    /// In a directory; see [`View::open`].
+    Dir(PathBuf),
+    /// In memory that outlives the view, as a disk outlives a process.
+    #[cfg(test)]
+    Kept(kept::Kept),
+}
+
+impl ViewAt {
+    /// Opens the view there, or makes one.
+    pub fn open(&self, identity: Identity, settings: &ViewSettings) -> Result<View, ViewError> {
+        match self {
+            ViewAt::Memory => Ok(View::memory(identity, settings)),
+            ViewAt::Dir(dir) => View::open(dir, identity, settings),
+            #[cfg(test)]
+            ViewAt::Kept(kept) => View::kept(kept, identity, settings),
+        }
+    }
+
+    /// Removes the view there; see [`View::destroy`].
+    pub fn destroy(&self) -> Result<(), ViewError> {
+        match self {
+            ViewAt::Memory => Ok(()),
+            ViewAt::Dir(dir) => View::destroy(dir),
+            #[cfg(test)]
+            ViewAt::Kept(kept) => {
+                kept.destroy();
+                Ok(())
+            }
+        }
+    }
 }
 
 impl View {

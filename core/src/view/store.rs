@@ -7,19 +7,22 @@ use super::keys::{self, RoomMeta};
 use bytes::Bytes;
 use fjall::Readable;
 use std::collections::BTreeMap;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 /// The store of one view.
 pub(super) enum Store {
     Disk(Disk),
-    Memory(RwLock<Tables>),
+    Memory(Arc<RwLock<Tables>>),
 }
 
 /// The tables of a store in memory: the main one, and one for each bucket of ids by its number.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Tables {
     main: BTreeMap<Vec<u8>, Bytes>,
     ids: BTreeMap<u32, BTreeMap<Vec<u8>, Bytes>>,
+    /// As they were at the last sync.
+    #[cfg(test)]
+    pub synced: Option<Box<Tables>>,
 }
 
 /// The table of one bucket of ids. On disk it is a keyspace of its own, so that it is dropped as a whole.
@@ -31,7 +34,7 @@ pub(super) enum IdTable {
 
 impl Store {
     pub fn memory() -> Store {
-        Store::Memory(RwLock::default())
+        Store::Memory(Arc::default())
     }
 
     /// The content as it is now; later writes do not change what it shows. Short-lived: in memory it holds up the
@@ -96,8 +99,13 @@ impl Store {
     }
 
     pub fn sync(&self) -> Result<(), ViewError> {
-        if let Store::Disk(disk) = self {
-            disk.db.persist(fjall::PersistMode::SyncAll)?;
+        match self {
+            Store::Disk(disk) => disk.db.persist(fjall::PersistMode::SyncAll)?,
+            // What is in memory has nothing to outlive.
+            #[cfg(not(test))]
+            Store::Memory(_) => {}
+            #[cfg(test)]
+            Store::Memory(tables) => super::kept::synced(tables),
         }
         Ok(())
     }

@@ -14,7 +14,7 @@
 use crate::log::{Log, LogRecord};
 use crate::wire::base64;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const SEGMENT_HEAD: usize = 48;
 const HEAD: usize = 24;
@@ -44,13 +44,18 @@ pub fn records(dir: &Path) -> io::Result<Vec<LogRecord>> {
     if segments.is_empty() && dir.join("log").is_dir() {
         return records(&dir.join("log"));
     }
+    let read = |(first, path): (u64, PathBuf)| std::fs::read(path).map(|bytes| (first, bytes));
+    let segments = segments.into_iter().map(read).collect::<io::Result<Vec<_>>>()?;
+    parse(&segments).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+}
+
+/// The same for segments that were read already: the first sequence that the name of each tells, and its bytes; in order.
+pub fn parse(segments: &[(u64, Vec<u8>)]) -> Result<Vec<LogRecord>, String> {
     let mut records = Vec::new();
     let mut next = segments.first().map_or(1, |(first, _)| *first);
-    for (place, (first, path)) in segments.iter().enumerate() {
-        let bytes = std::fs::read(path)?;
+    for (place, (first, bytes)) in segments.iter().enumerate() {
         let last = place + 1 == segments.len();
-        segment(&bytes, *first, &mut next, last, &mut records)
-            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {e}", path.display())))?;
+        segment(bytes, *first, &mut next, last, &mut records).map_err(|e| format!("{first:020}.log: {e}"))?;
     }
     Ok(records)
 }

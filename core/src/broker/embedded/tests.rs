@@ -63,7 +63,8 @@ struct Rig {
 fn rig() -> Rig {
     let settings = Settings::default();
     let (files, clock) = (Arc::new(Gated::default()), Arc::new(ManualClock::new(1_000_000)));
-    let broker = EmbeddedBroker::on(files.clone(), None, &settings, clock.clone(), Arc::default()).unwrap();
+    let broker =
+        EmbeddedBroker::on(files.clone(), &ViewAt::Memory, &settings, clock.clone(), Arc::default()).unwrap();
     Rig { files, clock, broker, timeout_ms: settings.limits.publish_timeout_ms }
 }
 

@@ -31,9 +31,9 @@ impl Rig {
     /// As after a crash: nothing is flushed or closed.
     fn restart(&mut self) {
         self.opened = None;
-        let dir = Some(self.dir.path().to_owned());
+        let at = ViewAt::Dir(self.dir.path().to_owned());
         self.opened =
-            Some(open(self.files.clone(), dir, &self.settings, Arc::default(), self.now_ms).unwrap());
+            Some(open(self.files.clone(), &at, &self.settings, Arc::default(), self.now_ms).unwrap());
     }
 
     fn storage(&mut self) -> &mut Storage {
@@ -181,7 +181,10 @@ fn a_view_built_again_does_not_recover_positions_before_the_log() {
     rig.opened = None;
     std::fs::remove_dir_all(rig.dir.path().join("fjall")).unwrap();
     rig.restart();
-    assert!(!start(&rig, "lobby", seen.position.offset).recovered, "b was dropped, and nobody knows any more");
+    assert!(
+        !start(&rig, "lobby", seen.position.offset).recovered,
+        "b was dropped, and nobody knows any more"
+    );
     // A room without a record goes on from there, and its next message follows what its members are told.
     let at = start(&rig, "lobby", 0).offset;
     assert_eq!(at, rig.opened.as_ref().unwrap().reader.first_sequence() - 1);
@@ -194,7 +197,10 @@ fn a_view_built_again_does_not_recover_positions_before_the_log() {
         .view()
         .rows("lobby", crate::view::RowQuery { limit: 5, ..Default::default() })
         .unwrap();
-    assert_eq!(page.rows.iter().map(|r| (r.offset, r.prev)).collect::<Vec<_>>(), [(next.position.offset, at)]);
+    assert_eq!(
+        page.rows.iter().map(|r| (r.offset, r.prev)).collect::<Vec<_>>(),
+        [(next.position.offset, at)]
+    );
     assert_eq!(page.floor, at);
     // It is the same after the next start.
     rig.flush();

@@ -1,5 +1,6 @@
 //! Carrying out what a session decided.
 
+use super::members::Leaving;
 use super::{Shard, connection_name};
 use crate::broker::append::{Append, ConnectionKey, Outcome, Reply, Waiter};
 use crate::codes::Code;
@@ -39,9 +40,7 @@ impl<N: Net> Shard<N> {
             Effect::Fail(failure) => self.fail(i, &failure),
             Effect::Join { room, options, reference } => self.join(i, &room, options, reference),
             Effect::Leave { membership, reference } => {
-                let room = membership.room.clone();
-                self.leave(i, membership);
-                self.say(i, |out| encode::left(out, &room, reference));
+                self.leave(i, membership, Leaving::Told(reference));
             }
             Effect::Append(message) => self.append(i, message),
             Effect::Signal { room, name, data, reference } => {
@@ -294,9 +293,7 @@ impl<N: Net> Shard<N> {
     pub(super) fn evict(&mut self, i: u32, room: &str) {
         let membership = self.conn(i).and_then(|c| c.session.forget(room));
         if let Some(m) = membership {
-            let name = m.room.clone();
-            self.leave(i, m);
-            self.say(i, |out| encode::left(out, &name, None));
+            self.leave(i, m, Leaving::Told(None));
         }
     }
 }

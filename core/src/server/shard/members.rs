@@ -7,6 +7,7 @@ use crate::command::{JoinOptions, Ref, Start};
 use crate::config::Limit;
 use crate::error::{Error, Result};
 use crate::events::Event;
+use crate::points::{Rule, broken};
 use crate::protocol::frame;
 use crate::protocol::native::encode;
 use crate::room::hub::RoomKey;
@@ -20,6 +21,17 @@ use crate::session::{Failure, Membership};
 use bytes::Bytes;
 use std::mem::take;
 use std::sync::Arc;
+
+/// How a membership ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leaving {
+    /// The member is told with `left`, as the answer to this ref if it has asked.
+    Told(Ref),
+    /// Its join is refused.
+    Refused,
+    /// Its connection ends.
+    Ending,
+}
 
 impl<N: Net> Shard<N> {
     /// Makes a connection a member; the session has the membership already.
@@ -86,7 +98,7 @@ impl<N: Net> Shard<N> {
             Err(error) => {
                 let membership = self.conn(i).and_then(|c| c.session.forget(&room));
                 if let Some(m) = membership {
-                    self.leave(i, m);
+                    self.leave(i, m, Leaving::Refused);
                 }
                 let failure = Failure { error, reference, id: None, room: Some(room), publish: false };
                 return self.fail(i, &failure);
@@ -165,7 +177,9 @@ impl<N: Net> Shard<N> {
         for reply in released.into_iter().filter(|r| !r.own_is_ack) {
             self.write(i, &reply.bytes);
         }
-        self.advance(i, slot);
+        if !broken(Rule::BehindGoesOn) {
+            self.advance(i, slot);
+        }
     }
 
     /// What is sent next was asked for: it does not count as slow.
@@ -355,7 +369,7 @@ impl<N: Net> Shard<N> {
     }
 
     /// Ends a membership that has been taken out of its session.
-    pub(super) fn leave(&mut self, i: u32, m: Membership) {
+    pub(super) fn leave(&mut self, i: u32, m: Membership, how: Leaving) {
         let Some(c) = self.conn(i) else { return };
         let (user, id) = (c.session.user().clone(), c.id);
         let Some(r) = self.rooms.get(m.slot) else { return };
@@ -372,8 +386,12 @@ impl<N: Net> Shard<N> {
         }
         r.watchers -= u32::from(m.options.presence).min(r.watchers);
         let empty = r.is_empty();
-        // The publications that these wait for do not come any more.
-        for reply in held {
+        if let Leaving::Told(reference) = how {
+            self.say(i, |out| encode::left(out, &m.room, reference));
+        }
+        // The publications that these wait for do not come any more. A member would take their positions for its own, and resume
+        // from there; so they come after it has been told, or not at all.
+        for reply in held.into_iter().filter(|_| how != Leaving::Ending) {
             self.write(i, &reply.bytes);
         }
         if !unanswered {
@@ -388,7 +406,8 @@ impl<N: Net> Shard<N> {
         }
         if empty && let Some((name, key, own)) = self.rooms.remove(m.slot) {
             self.shared.hub.unroute(&name, self.index, key);
-            own.into_iter().for_each(|o| self.loose_reply(o.reply));
+            let ending = (how == Leaving::Ending).then(|| self.key(i));
+            own.into_iter().filter(|o| Some(o.reply.key) != ending).for_each(|o| self.loose_reply(o.reply));
         }
         if unanswered && let Some(c) = self.conn(i) {
             c.session.done_waiting();
@@ -405,7 +424,7 @@ impl<N: Net> Shard<N> {
             let Some(c) = self.conn(i) else { return };
             let Some(room) = c.session.memberships().last().map(|m| m.room.clone()) else { return };
             let Some(m) = c.session.forget(&room) else { return };
-            self.leave(i, m);
+            self.leave(i, m, Leaving::Ending);
         }
     }
 }
