@@ -2,7 +2,7 @@
 
 use crate::broker::Health;
 use crate::broker::append::{Append, Outcome};
-use crate::broker::tail::{Origin, Tail, check};
+use crate::broker::tail::{Origin, Tail, check, view_error};
 use crate::codes::Code;
 use crate::config::Settings;
 use crate::error::{Error, Result};
@@ -25,6 +25,8 @@ pub struct Storage {
     keys: Vec<Option<MessageKey>>,
     written: Vec<(Record, Place)>,
     failed: Option<Error>,
+    /// What the view has not written is as much as may wait in memory.
+    view_full: bool,
     /// The upkeep of the log fails, and the operator knows.
     neglected: bool,
     /// Retention waits for the view, and the operator knows.
@@ -52,10 +54,6 @@ pub fn log_error(e: &LogError) -> Error {
         _ => Code::DataDirUnusable,
     };
     Error::new(code, e.to_string())
-}
-
-fn view_error(e: &ViewError) -> Error {
-    Error::new(Code::Unavailable, format!("the view cannot be read: {e}"))
 }
 
 /// Opens a log and brings its view up to it.
@@ -100,6 +98,7 @@ pub fn open(
         keys: Vec::new(),
         written: Vec::new(),
         failed: None,
+        view_full: false,
         neglected: false,
         view_behind: false,
     };
@@ -158,14 +157,24 @@ impl Storage {
             self.tail.accept(&records, origins, last).map_err(|e| view_error(&e))?;
             count += records.len() as u64;
             if self.tail.view().overlay_bytes() > OVERLAY {
-                self.tail.view().flush().map_err(|e| view_error(&e))?;
+                self.flush_early()?;
             }
         }
         if count > 0 {
-            self.tail.view().flush().map_err(|e| view_error(&e))?;
+            self.flush_early()?;
             tracing::info!(records = count, "the view has read what it lacked of the log");
         }
         Ok(())
+    }
+
+    /// A flush before the engine runs. On a full disk it must start too: then what was read waits in memory, up to a bound.
+    fn flush_early(&self) -> Result<()> {
+        let view = self.tail.view();
+        match view.flush() {
+            Err(ViewError::Full(_)) if view.overlay_bytes() <= MOST_AT_START => Ok(()),
+            Err(e @ ViewError::Full(_)) => Err(Error::new(Code::StorageFull, e.to_string())),
+            flushed => flushed.map(drop).map_err(|e| view_error(&e)),
+        }
     }
 
     /// Appends as many of `appends` as one batch takes (they leave it), syncs, and lets the tail pass them. Everything that was
@@ -177,6 +186,11 @@ impl Storage {
             self.tail.refuse(taken.drain(..), error);
             return;
         }
+        if let Err(error) = self.make_room() {
+            self.tail.refuse(taken.drain(..), &error);
+            return;
+        }
+        self.tail.prepare(&mut taken);
         let now_ms = now_ms.max(self.log.last_time());
         self.tail.admit(&mut taken, &mut self.keys, now_ms, steady_ms);
         if taken.is_empty() {
@@ -207,18 +221,34 @@ impl Storage {
                 Code::Unknown,
                 "the view failed; retry with the same id",
             )));
-        } else if self.tail.view().overlay_bytes() > 2 * OVERLAY
-            && let Err(e) = self.tail.view().flush()
-        {
-            self.view_failed(&e);
         }
     }
 
-    fn view_failed(&mut self, e: &ViewError) {
+    /// Sees to it that the rows of another batch may wait in memory, where the view's own thread has not been quick enough. Without
+    /// room for them nothing is stored, until the view can be written.
+    fn make_room(&mut self) -> Result<()> {
+        if self.tail.view().overlay_bytes() <= 2 * OVERLAY {
+            return Ok(());
+        }
+        match self.tail.view().flush() {
+            Ok(_) => Ok(()),
+            Err(ViewError::Damaged(why)) => Err(self.view_failed(&ViewError::Damaged(why))),
+            Err(e) => {
+                if !std::mem::replace(&mut self.view_full, true) {
+                    tracing::error!(error = %e, "nothing is stored until the view can be written");
+                }
+                self.metrics.storage_refusing.set(1);
+                Err(Error::new(Code::StorageFull, e.to_string()))
+            }
+        }
+    }
+
+    fn view_failed(&mut self, e: &ViewError) -> Error {
         tracing::error!(error = %e, "the view failed; restart the engine and it is rebuilt from the log");
-        self.failed =
-            Some(Error::new(Code::StorageFailed, "the view failed; it is rebuilt at the next start"));
+        let error = Error::new(Code::StorageFailed, "the view failed; it is rebuilt at the next start");
+        self.failed = Some(error.clone());
         self.metrics.storage_refusing.set(1);
+        error
     }
 
     fn append_failed(&mut self, e: &LogError) {
@@ -240,14 +270,19 @@ impl Storage {
         }
     }
 
-    /// About once a second: the synced mark, retention.
+    /// About once a second: the synced mark, retention, and whether there is room again.
     pub fn tick(&mut self, now_ms: u64) {
-        let kept =
+        let ticked =
             match self.log.has_expired(now_ms) && !broken(Rule::RetentionWaits) && self.view_is_behind() {
                 true => self.log.note_synced().map(|()| None),
                 false => self.log.tick(now_ms),
             };
-        match kept {
+        self.view_full &= self.tail.view().overlay_bytes() > 2 * OVERLAY;
+        // Also where nobody publishes: a server that is full may be sent no more publishes until it says that it is not.
+        if self.health() == Health::Up {
+            self.metrics.storage_refusing.set(0);
+        }
+        match ticked {
             Ok(Some(first)) => {
                 self.metrics.log_first_offset.set(first);
                 if let Err(e) = self.tail.view().trim_below(0, first) {
@@ -255,6 +290,11 @@ impl Storage {
                 }
             }
             Ok(None) => {}
+            Err(e) if self.log.state() == State::Failed => {
+                self.metrics.storage_refusing.set(1);
+                self.failed = Some(log_error(&e));
+                return;
+            }
             // Once, not every second for as long as it lasts.
             Err(_) if self.neglected => return,
             Err(e) => {
@@ -289,15 +329,17 @@ impl Storage {
             (true, _) | (_, State::Failed) => Health::StorageFailed,
             (_, State::Damaged) => Health::LogDamaged,
             (_, State::Full) => Health::StorageFull,
+            _ if self.view_full => Health::StorageFull,
             _ => Health::Up,
         }
     }
 
-    /// Syncs and closes.
+    /// Syncs and closes. A view that cannot be written then is behind, no more: the next opening reads on in the log.
     pub fn close(self) -> Result<()> {
-        let flushed = self.tail.view().flush();
-        self.log.close().map_err(|e| log_error(&e))?;
-        flushed.map(drop).map_err(|e| view_error(&e))
+        if let Err(e) = self.tail.view().flush() {
+            tracing::warn!(error = %e, "the view is left behind the log");
+        }
+        self.log.close().map_err(|e| log_error(&e))
     }
 }
 
@@ -315,6 +357,9 @@ pub fn batch_of<'a>(appends: impl Iterator<Item = &'a Append>) -> (usize, usize)
 
 /// The view is flushed by the writer itself once this much waits; usually the view's own thread is quicker.
 pub const OVERLAY: usize = 16 << 20;
+
+/// What a start may leave in memory where the disk has no room for the view: that of some millions of messages.
+const MOST_AT_START: usize = 256 << 20;
 
 /// Rows as publications, by reading their places.
 pub fn read(reader: &Reader, rows: &[OwnedRow]) -> Result<Vec<Publication>> {

@@ -108,6 +108,18 @@ impl Tail {
         Epoch(seed.body(0, room.as_bytes()))
     }
 
+    /// Refuses those publishes whose room cannot be looked up now: what is stored must be placed there and then.
+    pub fn prepare(&self, appends: &mut Vec<Append>) {
+        let mut unreadable: Vec<(Arc<str>, Error)> = Vec::new();
+        self.hub.prepare(appends.iter().map(|a| &a.room), |room, e| unreadable.push((room, view_error(&e))));
+        for (room, error) in unreadable {
+            let (refused, kept): (Vec<_>, Vec<_>) =
+                std::mem::take(appends).into_iter().partition(|a| a.room == room);
+            *appends = kept;
+            self.refuse(refused.into_iter(), &error);
+        }
+    }
+
     /// Looks at publishes before they are appended. Those whose id was accepted already are answered, those whose id is under way
     /// wait for that one; the rest stay in `appends`, with the key of each in `keys`.
     pub fn admit(
@@ -138,7 +150,7 @@ impl Tail {
             let found = match state.ids.find(key, now_ms, |oldest| self.view.id(key, oldest)) {
                 Ok(found) => found,
                 Err(e) => {
-                    let error = Error::new(Code::Unavailable, format!("the view cannot be read: {e}"));
+                    let error = view_error(&e);
                     done.push((a.waiter, a.room, a.id, Outcome::NotStored(error)));
                     continue;
                 }
@@ -378,6 +390,11 @@ impl Tail {
             Outcome::NotStored(e) | Outcome::Unknown(e) => Err(e),
         }
     }
+}
+
+/// The error of a view that cannot be read as the API's error.
+pub(super) fn view_error(e: &ViewError) -> Error {
+    Error::new(Code::Unavailable, format!("the view cannot be read: {e}"))
 }
 
 fn conflict() -> Outcome {

@@ -1,7 +1,7 @@
 //! The small files beside the segments: `synced` and `accepted`.
 
 use super::error::{Damage, LogError, io_error};
-use super::files::{Files, read_small, replace};
+use super::files::{Files, read_small, replace, write_full};
 use super::format::{LogId, VERSION, u32_at, u64_at};
 use std::io;
 
@@ -66,6 +66,21 @@ impl Synced {
     pub fn write(&self, files: &dyn Files) -> io::Result<()> {
         replace(files, SYNCED, &self.encode())
     }
+}
+
+/// What must fit for a full disk to count as one with room, in bytes: more than the largest message, or it would be full again at once.
+const ROOM: usize = 256 << 10;
+
+/// Whether there is room on the disk. Tried in the place of a note that was not finished, where the next one removes whatever is left.
+pub(super) fn has_room(files: &dyn Files) -> bool {
+    let trial = format!("{SYNCED}.new");
+    let made = match files.remove(&trial) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => files.create(&trial).and_then(|()| write_full(files, &trial, 0, &vec![0; ROOM])),
+    };
+    // Where it was not made there may be none.
+    let removed = files.remove(&trial);
+    made.is_ok() && removed.is_ok()
 }
 
 /// Damage accepted earlier. A file that does not check accepts nothing.

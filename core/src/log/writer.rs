@@ -6,7 +6,7 @@ use super::files::{Files, read_full, write_full};
 use super::format::{
     BATCH_HEAD, LogId, MAX_CONTENT, Place, RECORD_HEAD, SEGMENT_HEAD, SegmentHead, segment_name,
 };
-use super::notes::{SYNCED, Synced, SyncedFile, read_accepted, write_accepted};
+use super::notes::{SYNCED, Synced, SyncedFile, has_room, read_accepted, write_accepted};
 use super::reader::{Index, Reader, Shared};
 use super::survey::{Segment, Survey, survey};
 use crate::config::Storage;
@@ -306,13 +306,20 @@ impl Log {
         !matches!(self.state, State::Damaged | State::Failed) && self.expired(now_ms).0 > 0
     }
 
-    /// Notes the last synced sequence in the `synced` file if it has changed; to be called about once a second from the thread that
+    /// Looks whether a log that was full has room again, and notes the last synced sequence in the `synced` file if it has changed; to be called about once a second from the thread that
     /// appends, where [`Log::tick`] is not. Errors as there.
     pub fn note_synced(&mut self) -> Result<(), LogError> {
         if matches!(self.state, State::Damaged | State::Failed) {
             return Ok(());
         }
+        self.look_for_room();
         self.note_or_fail(self.first_kept())
+    }
+
+    fn look_for_room(&mut self) {
+        if self.state == State::Full && has_room(&*self.shared.files) {
+            self.state = State::Good;
+        }
     }
 
     fn note_or_fail(&mut self, first: u64) -> Result<(), LogError> {
@@ -322,7 +329,7 @@ impl Log {
 
     /// Keeps house; to be called about once a second from the thread that appends.
     ///
-    /// Notes the last synced sequence in the `synced` file if it has changed, and drops the oldest segments by size
+    /// Looks whether a log that was full has room again, notes the last synced sequence in the `synced` file if it has changed, and drops the oldest segments by size
     /// and age, never the active one. Returns the new first sequence if it has dropped any. [`LogError::Full`] means
     /// to try again later, [`LogError::Failed`] is final as in [`Log::append`]. Does nothing in a log that is damaged
     /// or has failed.
@@ -330,6 +337,7 @@ impl Log {
         if matches!(self.state, State::Damaged | State::Failed) {
             return Ok(None);
         }
+        self.look_for_room();
         let (drop, first) = self.expired(now_ms);
         // Noted before anything is removed, so that what is missing then is known to have been dropped.
         self.note_or_fail(first)?;

@@ -16,7 +16,7 @@ use crate::room::recent::{Frame, Recent, Run};
 use crate::room::subscriber::{Ended, Subscriber};
 use crate::view::{View, ViewError};
 use bytes::Bytes;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
@@ -198,6 +198,30 @@ impl Hub {
             let mut rooms = self.lock();
             if let Some(slot) = rooms.adopt(name, last, evictions) {
                 return Ok(f(&mut rooms, slot));
+            }
+        }
+    }
+
+    /// Has the rooms of a batch in memory before it is stored, so that it can be placed whatever becomes of the view. A room that
+    /// cannot be looked up is left to `refuse`.
+    pub fn prepare<'a>(
+        &self,
+        names: impl Iterator<Item = &'a Arc<str>>,
+        mut refuse: impl FnMut(Arc<str>, ViewError),
+    ) {
+        let missing: HashSet<Arc<str>> = {
+            let rooms = self.lock();
+            names.filter(|name| !rooms.index.contains_key(*name)).cloned().collect()
+        };
+        for name in missing {
+            let made = self.with(&name, |rooms, slot| {
+                // Without an audience yet, as those that the tail makes.
+                if rooms.slots[slot].as_ref().is_some_and(|r| !r.has_audience()) {
+                    rooms.idle.push_back(slot);
+                }
+            });
+            if let Err(e) = made {
+                refuse(name, e);
             }
         }
     }

@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use xxhash_rust::xxh3::xxh3_128;
 
 /// Everything of a view lies in this folder of its directory, so that discarding it removes nothing else.
@@ -32,11 +33,19 @@ const OPEN_FILES: usize = 128;
 /// Threads for background work. With more than one, fjall keeps one of them spinning while another compacts.
 const WORKERS: usize = 1;
 
+/// Where a view lies, and whose it is.
+pub(super) struct Home {
+    pub dir: PathBuf,
+    pub identity: Identity,
+    pub settings: ViewSettings,
+}
+
 /// A view's files, open.
 pub(super) struct Disk {
     pub db: Database,
     pub main: Keyspace,
     folder: PathBuf,
+    condemned: AtomicBool,
 }
 
 /// What an opened store knew.
@@ -50,19 +59,28 @@ pub(super) struct Opened {
     pub fresh: bool,
 }
 
-/// Opens the view in `dir`, or makes a fresh one if there is none that can be used.
-pub(super) fn open(dir: &Path, identity: Identity, settings: &ViewSettings) -> Result<Opened, ViewError> {
-    let folder = dir.join(FOLDER);
-    if folder.try_exists()? {
-        match guard(|| open_old(&folder, identity, settings)) {
+/// Opens the view in its directory, or makes a fresh one if there is none that can be used.
+pub(super) fn open(home: &Home) -> Result<Opened, ViewError> {
+    if home.dir.join(FOLDER).try_exists()? {
+        match open_again(home) {
             Err(ViewError::Damaged(why)) => {
-                tracing::warn!(dir = %dir.display(), why, "the view cannot be used and is built again from the log");
+                tracing::warn!(dir = %home.dir.display(), why, "the view cannot be used and is built again from the log");
             }
             other => return other,
         }
     }
-    destroy(dir)?;
-    guard(|| create(&folder, identity, settings))
+    open_anew(home, HashKey::random())
+}
+
+/// Opens the view that is there.
+pub(super) fn open_again(home: &Home) -> Result<Opened, ViewError> {
+    guard(|| open_old(&home.dir.join(FOLDER), home.identity, &home.settings))
+}
+
+/// Makes a fresh view in place of whatever is there.
+pub(super) fn open_anew(home: &Home, hash_key: HashKey) -> Result<Opened, ViewError> {
+    destroy(&home.dir)?;
+    guard(|| create(&home.dir.join(FOLDER), home.identity, hash_key, &home.settings))
 }
 
 /// Removes the view in `dir`, whatever state it is in.
@@ -79,11 +97,11 @@ pub(super) fn destroy(dir: &Path) -> Result<(), ViewError> {
         {
             None
         }
-        Err(e) => return Err(ViewError::Storage(e.to_string())),
+        Err(e) => return Err(ViewError::system(&e)),
     };
     match lock.as_ref().map(File::try_lock) {
         Some(Err(TryLockError::WouldBlock)) => return Err(ViewError::InUse),
-        Some(Err(TryLockError::Error(e))) => return Err(ViewError::Storage(e.to_string())),
+        Some(Err(TryLockError::Error(e))) => return Err(ViewError::system(&e)),
         Some(Ok(())) | None => {}
     }
     let removed = match fs::symlink_metadata(&folder) {
@@ -92,7 +110,7 @@ pub(super) fn destroy(dir: &Path) -> Result<(), ViewError> {
         Err(e) => Err(e),
     };
     match removed {
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(ViewError::Storage(e.to_string())),
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(ViewError::system(&e)),
         _ => Ok(()),
     }
 }
@@ -121,11 +139,16 @@ fn ids_options() -> KeyspaceCreateOptions {
         .filter_policy(FilterPolicy::all(bloom))
 }
 
-fn create(folder: &Path, identity: Identity, settings: &ViewSettings) -> Result<Opened, ViewError> {
-    fs::create_dir_all(folder).map_err(|e| ViewError::Storage(e.to_string()))?;
+fn create(
+    folder: &Path,
+    identity: Identity,
+    hash_key: HashKey,
+    settings: &ViewSettings,
+) -> Result<Opened, ViewError> {
+    fs::create_dir_all(folder).map_err(|e| ViewError::system(&e))?;
     let db = database(folder, settings)?;
     let main = db.keyspace(MAIN, main_options)?;
-    let meta = Meta { format: keys::FORMAT, identity, hash_key: HashKey::random() };
+    let meta = Meta { format: keys::FORMAT, identity, hash_key };
     let state = State::default();
     let mut batch = db.batch().durability(Some(PersistMode::SyncAll));
     batch.insert(&main, keys::META, meta.encode());
@@ -133,7 +156,7 @@ fn create(folder: &Path, identity: Identity, settings: &ViewSettings) -> Result<
     batch.commit()?;
     let partitions = vec![Partition::default(); identity.partitions as usize];
     Ok(Opened {
-        disk: Disk { db, main, folder: folder.into() },
+        disk: Disk::new(db, main, folder),
         meta,
         state,
         partitions,
@@ -175,14 +198,7 @@ fn open_old(folder: &Path, identity: Identity, settings: &ViewSettings) -> Resul
         partitions.push(value.map(|v| Partition::decode(&v)).transpose()?.unwrap_or_default());
     }
     let buckets = open_buckets(&db, &read, &state)?;
-    Ok(Opened {
-        disk: Disk { db, main, folder: folder.into() },
-        meta,
-        state,
-        partitions,
-        buckets,
-        fresh: false,
-    })
+    Ok(Opened { disk: Disk::new(db, main, folder), meta, state, partitions, buckets, fresh: false })
 }
 
 /// Whether a table has its last writes, all of them and no other. Tables are recovered one by one, and a flipped bit in
@@ -252,9 +268,24 @@ fn open_buckets(db: &Database, read: &Snapshot, state: &State) -> Result<Vec<Buc
 }
 
 impl Disk {
+    fn new(db: Database, main: Keyspace, folder: &Path) -> Disk {
+        Disk { db, main, folder: folder.into(), condemned: AtomicBool::new(false) }
+    }
+
+    /// Whether the store takes writes. One of whose writes has failed, in the foreground or behind it, takes no more.
+    pub fn works(&self) -> bool {
+        !matches!(self.db.persist(PersistMode::Buffer), Err(fjall::Error::Poisoned))
+    }
+
+    /// Whether it was found damaged.
+    pub fn is_condemned(&self) -> bool {
+        self.condemned.load(Relaxed)
+    }
+
     /// Makes the next opening discard the view. Damage in rows shows only when they are read, so it would be opened
     /// again otherwise.
     pub fn condemn(&self) {
+        self.condemned.store(true, Relaxed);
         if let Err(e) = File::create(self.folder.join(DAMAGED)) {
             tracing::warn!(error = %e, "the damaged view cannot be marked as such");
         }

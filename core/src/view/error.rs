@@ -10,8 +10,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 pub enum ViewError {
     /// Another process, or another view of this process, has the directory open. Nothing was changed.
     InUse,
-    /// The system refused: disk full, no permission, no file descriptors, a failed write. What is on disk may be
-    /// whole. Put the cause right, drop this view and open it again; it goes on from its checkpoint.
+    /// There is no room on the disk. What was added waits in memory; a later flush goes on once there is room.
+    Full(String),
+    /// The system refused: no permission, no file descriptors, a failed write. What is on disk may be whole. A later flush tries
+    /// again; so does a new opening, which goes on from the checkpoint.
     Storage(String),
     /// The content contradicts itself or its checksums. Drop this view and open it again, which begins anew.
     Damaged(String),
@@ -21,6 +23,7 @@ impl fmt::Display for ViewError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ViewError::InUse => f.write_str("the view is open elsewhere"),
+            ViewError::Full(why) => write!(f, "there is no room for the view: {why}"),
             ViewError::Storage(why) => write!(f, "the view could not be read or written: {why}"),
             ViewError::Damaged(why) => write!(f, "the view is damaged: {why}"),
         }
@@ -32,6 +35,14 @@ impl std::error::Error for ViewError {}
 impl ViewError {
     pub(super) fn damaged(why: impl Into<String>) -> ViewError {
         ViewError::Damaged(why.into())
+    }
+
+    /// An error of the system that says nothing about the view's content.
+    pub(super) fn system(e: &io::Error) -> ViewError {
+        match e.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => ViewError::Full(e.to_string()),
+            _ => ViewError::Storage(e.to_string()),
+        }
     }
 }
 
@@ -62,7 +73,7 @@ fn is_the_system(e: &io::Error) -> bool {
 
 impl From<io::Error> for ViewError {
     fn from(e: io::Error) -> ViewError {
-        if is_the_system(&e) { ViewError::Storage(e.to_string()) } else { ViewError::Damaged(e.to_string()) }
+        if is_the_system(&e) { ViewError::system(&e) } else { ViewError::Damaged(e.to_string()) }
     }
 }
 

@@ -5,7 +5,7 @@ use super::error::ViewError;
 use super::ids::{self, Bucket};
 use super::keys::{self, Partition, RoomMeta, State};
 use super::layer::{Layer, RoomRows};
-use super::store::{Batch, IdTable, Snapshot};
+use super::store::{Batch, IdTable, Snapshot, Store};
 use super::{Shared, View};
 use crate::points::{Point, reach};
 use std::collections::BTreeSet;
@@ -63,6 +63,28 @@ impl Flusher {
         }
     }
 
+    /// Goes on with a store that was opened again and holds this.
+    pub fn resume(&mut self, state: &State) {
+        let Flusher { width, oldest, next_bucket, .. } = *self;
+        let next_bucket = next_bucket.max(state.next_bucket);
+        *self = Flusher { width, oldest, next_bucket, ..Flusher::new(state) };
+    }
+
+    /// Ids of older times are not written any more.
+    pub fn oldest(&self) -> u64 {
+        self.oldest
+    }
+
+    /// Has the next flush drop these.
+    pub fn drop_tables(&mut self, buckets: Vec<Bucket>) {
+        self.dropped.extend(buckets.into_iter().map(|b| b.table));
+    }
+
+    /// Holds no table any more.
+    pub fn forget_tables(&mut self) {
+        self.dropped.clear();
+    }
+
     /// Rooms in the store.
     pub fn rooms(&self) -> u64 {
         self.rooms
@@ -78,7 +100,8 @@ impl View {
     /// not, before the system has written it out, a power failure: then the view is an older, consistent one).
     /// Readers see no gap and nothing twice meanwhile. One call at a time does work; a second one waits.
     ///
-    /// After an error everything stays readable and in memory; the next call tries again.
+    /// After an error everything stays readable and in memory; the next call tries again. A store that takes no more writes is
+    /// opened again first, once there is room; should that fail, what is in it cannot be read until another call has done it.
     ///
     /// The cost of a flush is mostly one item for each room with rows and one for each id, so the more rows there are
     /// for each room, the cheaper is a row: flush about once a second, or at 16 MiB of
@@ -92,11 +115,13 @@ impl View {
 
     fn flush_all(&self) -> Result<Flushed, ViewError> {
         let mut flusher = self.flusher();
+        self.reopen(&mut flusher)?;
+        let store = self.store();
         let mut done = Flushed::default();
         // What an earlier flush could not write goes first, by itself.
         let retried = self.shared().frozen.clone();
         if let Some(layer) = retried {
-            self.write(&mut flusher, layer, &mut done)?;
+            self.write(&store, &mut flusher, layer, &mut done)?;
         }
         let layer = {
             let mut shared = self.shared_mut();
@@ -109,19 +134,25 @@ impl View {
             }
         };
         if let Some(layer) = layer {
-            self.write(&mut flusher, layer, &mut done)?;
+            self.write(&store, &mut flusher, layer, &mut done)?;
         }
         if done.deferred {
             return Ok(done);
         }
         for table in std::mem::take(&mut flusher.dropped) {
-            self.store.drop_ids(table)?;
+            store.drop_ids(table)?;
         }
-        done.unfinished = self.sweep(&mut flusher)?;
+        done.unfinished = self.sweep(&store, &mut flusher)?;
         Ok(done)
     }
 
-    fn write(&self, flusher: &mut Flusher, layer: Arc<Layer>, done: &mut Flushed) -> Result<(), ViewError> {
+    fn write(
+        &self,
+        store: &Store,
+        flusher: &mut Flusher,
+        layer: Arc<Layer>,
+        done: &mut Flushed,
+    ) -> Result<(), ViewError> {
         let (mut partitions, mut buckets) = {
             let shared = self.shared();
             (shared.partitions.clone(), shared.buckets.to_vec())
@@ -131,22 +162,22 @@ impl View {
             return Err(ViewError::Storage("as a test wants it".into()));
         }
         let tables: Vec<_> = buckets.iter().map(|b| b.table.clone()).collect();
-        if self.store.is_behind(&tables)? {
+        if store.is_behind(&tables)? {
             done.deferred = true;
             return Ok(());
         }
         let writes = flusher.writes + 1;
-        let mut batch = self.store.batch(layer.rooms.len() * 2 + layer.ids.len() + 8);
+        let mut batch = store.batch(layer.rooms.len() * 2 + layer.ids.len() + 8)?;
         let mut new_rooms = 0;
         {
-            let read = self.store.snapshot();
+            let read = store.snapshot();
             let mut rooms: Vec<_> = layer.rooms.iter().collect();
             rooms.sort_unstable_by_key(|(name, _)| *name);
             for (name, rows) in rooms {
                 new_rooms += u64::from(self.write_room(&read, &mut batch, name, rows)?);
             }
         }
-        self.write_ids(flusher, &layer, &mut batch, &mut buckets)?;
+        write_ids(store, flusher, &layer, &mut batch, &mut buckets)?;
         for (partition, checkpoint) in &layer.checkpoints {
             if let Some(p) = partitions.get_mut(*partition as usize) {
                 p.checkpoint = Some(*checkpoint);
@@ -229,34 +260,6 @@ impl View {
         Ok(old.is_none())
     }
 
-    fn write_ids(
-        &self,
-        flusher: &mut Flusher,
-        layer: &Layer,
-        batch: &mut Batch<'_>,
-        buckets: &mut Vec<Bucket>,
-    ) -> Result<(), ViewError> {
-        let mut ids: Vec<_> = layer.ids.iter().filter(|(_, e)| e.time >= flusher.oldest).collect();
-        ids.sort_unstable_by_key(|(key, _)| *key);
-        let mut written = BTreeSet::new();
-        for (key, entry) in ids {
-            let next = &mut flusher.next_bucket;
-            let i = ids::bucket_for(buckets, entry.time, flusher.width, || {
-                let number = *next;
-                *next += 1;
-                Ok((number, self.store.make_ids(number)?))
-            })?;
-            let Some(bucket) = buckets.get_mut(i) else { continue };
-            batch.put_id(&bucket.table, &key.0.to_be_bytes(), &keys::entry(entry));
-            written.insert(bucket.number);
-        }
-        for bucket in buckets.iter_mut().filter(|b| written.contains(&b.number)) {
-            bucket.writes += 1;
-            batch.mark(Some(&bucket.table), bucket.writes);
-        }
-        Ok(())
-    }
-
     /// Drops the ids whose last record is older than `window_ms` before `now_ms`, bucket by bucket, with the next
     /// flush. `window_ms` is also how wide new buckets are (at least ten minutes).
     /// Waits for a flush under way.
@@ -269,7 +272,7 @@ impl View {
         if shared.buckets.iter().any(|b| b.end() <= oldest) {
             let (gone, kept) = shared.buckets.iter().cloned().partition(|b: &Bucket| b.end() <= oldest);
             shared.buckets = Arc::new(kept);
-            flusher.dropped.extend(gone.into_iter().map(|b: Bucket| b.table));
+            flusher.drop_tables(gone);
             shared.dirty = true;
         }
     }
@@ -289,7 +292,7 @@ impl View {
     }
 
     /// Removes chunks below the log's beginning from the next rooms; true if there are further rooms to look at.
-    fn sweep(&self, flusher: &mut Flusher) -> Result<bool, ViewError> {
+    fn sweep(&self, store: &Store, flusher: &mut Flusher) -> Result<bool, ViewError> {
         let due = |s: &Shared| -> Vec<u64> {
             s.partitions.iter().map(|p| if p.swept < p.trim { p.trim } else { 0 }).collect()
         };
@@ -300,9 +303,9 @@ impl View {
         if trims.iter().all(|t| *t == 0) {
             return Ok(false);
         }
-        let mut batch = self.store.batch(SWEEP_ROOMS);
+        let mut batch = store.batch(SWEEP_ROOMS)?;
         let rooms = {
-            let read = self.store.snapshot();
+            let read = store.snapshot();
             let rooms = read.rooms(&cursor, SWEEP_ROOMS)?;
             for (name, meta) in &rooms {
                 let trim = trims.get(meta.partition as usize).copied().unwrap_or(0);
@@ -372,4 +375,32 @@ fn remove_while(
     }
     (meta.count, meta.floor) = (0, meta.last);
     Ok((meta, removed))
+}
+
+fn write_ids(
+    store: &Store,
+    flusher: &mut Flusher,
+    layer: &Layer,
+    batch: &mut Batch<'_>,
+    buckets: &mut Vec<Bucket>,
+) -> Result<(), ViewError> {
+    let mut ids: Vec<_> = layer.ids.iter().filter(|(_, e)| e.time >= flusher.oldest).collect();
+    ids.sort_unstable_by_key(|(key, _)| *key);
+    let mut written = BTreeSet::new();
+    for (key, entry) in ids {
+        let next = &mut flusher.next_bucket;
+        let i = ids::bucket_for(buckets, entry.time, flusher.width, || {
+            let number = *next;
+            *next += 1;
+            Ok((number, store.make_ids(number)?))
+        })?;
+        let Some(bucket) = buckets.get_mut(i) else { continue };
+        batch.put_id(&bucket.table, &key.0.to_be_bytes(), &keys::entry(entry));
+        written.insert(bucket.number);
+    }
+    for bucket in buckets.iter_mut().filter(|b| written.contains(&b.number)) {
+        bucket.writes += 1;
+        batch.mark(Some(&bucket.table), bucket.writes);
+    }
+    Ok(())
 }

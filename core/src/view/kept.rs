@@ -52,7 +52,7 @@ impl View {
             hash_key: HashKey::random(),
         });
         if fresh {
-            let mut batch = store.batch(2);
+            let mut batch = store.batch(2)?;
             batch.put(keys::META.to_vec(), meta.encode());
             batch.put(keys::STATE.to_vec(), keys::State::default().encode());
             batch.commit()?;

@@ -25,6 +25,7 @@ pub(crate) mod kept;
 mod keys;
 mod layer;
 mod page;
+mod reopen;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ mod tests;
 pub use error::ViewError;
 pub use flush::Flushed;
 
+use disk::Home;
 use error::guard;
 use flush::Flusher;
 use ids::Bucket;
@@ -126,7 +128,10 @@ pub struct OwnedRow {
 /// An index of one log. Shared by reference; any number of threads may read while one adds (one for each partition)
 /// and one flushes.
 pub struct View {
-    store: Store,
+    /// Taken before `shared` where both are. Only a flush that opens the store again waits for all readers.
+    store: RwLock<Store>,
+    /// None for a view in memory.
+    home: Option<Home>,
     hash_key: HashKey,
     history_per_room: u64,
     fresh: bool,
@@ -194,14 +199,25 @@ impl ViewAt {
 impl View {
     /// Opens the view in `dir`. One that is missing, refused, damaged, of another format or another identity is
     /// removed and a fresh one made, with a warning in the log; nothing but the view's own folder in `dir` is touched.
+    /// Where the disk has no room for one, it begins in memory, and the first flush that finds room makes it.
     ///
     /// Errors: [`ViewError::InUse`] and [`ViewError::Storage`]; then nothing was removed.
     pub fn open(dir: &Path, identity: Identity, settings: &ViewSettings) -> Result<View, ViewError> {
-        let opened = disk::open(dir, identity, settings)?;
+        let home = Home { dir: dir.into(), identity, settings: settings.clone() };
+        let opened = match disk::open(&home) {
+            Err(ViewError::Full(why)) => {
+                tracing::warn!(dir = %dir.display(), why, "no room for the view; it is kept in memory until there is");
+                let view = View::memory(identity, settings);
+                return Ok(View { home: Some(home), ..view });
+            }
+            opened => opened?,
+        };
         let shared =
             Shared { partitions: opened.partitions, buckets: Arc::new(opened.buckets), ..Shared::default() };
         let hash_key = opened.meta.hash_key;
-        Ok(View::new(Store::Disk(opened.disk), hash_key, settings, opened.fresh, &opened.state, shared))
+        let view =
+            View::new(Store::Disk(opened.disk), hash_key, settings, opened.fresh, &opened.state, shared);
+        Ok(View { home: Some(home), ..view })
     }
 
     /// A view that lives in memory and dies with it. It must be flushed all the same: that is when old rows and ids
@@ -221,7 +237,8 @@ impl View {
         shared: Shared,
     ) -> View {
         View {
-            store,
+            store: RwLock::new(store),
+            home: None,
             hash_key,
             history_per_room: settings.history_per_room,
             fresh,
@@ -313,11 +330,16 @@ impl View {
                 return Ok(found.last());
             }
         }
-        self.checked(|| Ok(self.store.snapshot().room(room)?.map_or(self.begins(), |m| m.last)))
+        self.checked(|| Ok(self.store().snapshot().room(room)?.map_or(self.begins(), |m| m.last)))
     }
 
     /// What is known about a message id; `None` if nothing, or if its last record may be older than `oldest_ms`.
     pub fn id(&self, key: MessageKey, oldest_ms: u64) -> Result<Option<IdEntry>, ViewError> {
+        self.checked(|| self.find_id(key, oldest_ms))
+    }
+
+    fn find_id(&self, key: MessageKey, oldest_ms: u64) -> Result<Option<IdEntry>, ViewError> {
+        let store = self.store();
         let buckets = {
             let shared = self.shared();
             let frozen = || shared.frozen.as_ref().and_then(|f| f.ids.get(&key));
@@ -326,9 +348,10 @@ impl View {
             }
             shared.buckets.clone()
         };
+        store.is_open()?;
         let key = key.0.to_be_bytes();
         for bucket in buckets.iter().rev().filter(|b| b.end() > oldest_ms) {
-            if let Some(value) = self.checked(|| self.store.id(&bucket.table, &key))? {
+            if let Some(value) = store.id(&bucket.table, &key)? {
                 let found = keys::read_entry(&value)?;
                 return Ok((found.time >= oldest_ms).then_some(found));
             }
@@ -339,17 +362,22 @@ impl View {
     /// How many rooms have ever had a row. Looks at every room that is not flushed yet, and waits for a flush under
     /// way: for figures, not for the hot path.
     pub fn rooms(&self) -> Result<u64, ViewError> {
+        self.checked(|| self.count_rooms())
+    }
+
+    fn count_rooms(&self) -> Result<u64, ViewError> {
         let flusher = self.flusher.lock().unwrap_or_else(PoisonError::into_inner);
+        let store = self.store();
         let (names, frozen) = {
             let shared = self.shared();
             (shared.active.rooms.keys().cloned().collect::<Vec<_>>(), shared.frozen.clone())
         };
-        let read = self.store.snapshot();
+        let read = store.snapshot();
         let mut rooms = flusher.rooms();
         let frozen_rooms = frozen.as_ref().map(|f| &f.rooms);
         let newest = names.iter().filter(|n| frozen_rooms.is_none_or(|f| !f.contains_key(*n)));
         for name in frozen_rooms.into_iter().flat_map(|f| f.keys()).chain(newest) {
-            rooms += u64::from(self.checked(|| read.room(name))?.is_none());
+            rooms += u64::from(read.room(name)?.is_none());
         }
         Ok(rooms)
     }
@@ -357,7 +385,7 @@ impl View {
     /// Flushes, and syncs to disk. False if not everything could be written yet, as [`Flushed::deferred`] says.
     pub fn sync(&self) -> Result<bool, ViewError> {
         let flushed = self.flush()?;
-        self.checked(|| self.store.sync())?;
+        self.checked(|| self.store().sync())?;
         Ok(!flushed.deferred)
     }
 
@@ -374,10 +402,14 @@ impl View {
     /// Runs what reads or writes the store. Once it has found damage, the next [`View::open`] begins anew.
     fn checked<T>(&self, f: impl FnOnce() -> Result<T, ViewError>) -> Result<T, ViewError> {
         let result = guard(f);
-        if let (Err(ViewError::Damaged(_)), Store::Disk(disk)) = (&result, &self.store) {
+        if let (Err(ViewError::Damaged(_)), Store::Disk(disk)) = (&result, &*self.store()) {
             disk.condemn();
         }
         result
+    }
+
+    fn store(&self) -> RwLockReadGuard<'_, Store> {
+        self.store.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn shared(&self) -> RwLockReadGuard<'_, Shared> {

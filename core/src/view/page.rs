@@ -195,10 +195,11 @@ impl View {
 
         // All parts are fixed under one lock: the newest rows, the rows that a flush is writing, and the store, which
         // may hold those already. What the layers have is not asked of the store, so nothing is seen twice.
+        let store = self.store();
         let shared = self.shared();
         let newest = shared.active.rooms.get(room);
         let frozen: Option<Arc<Layer>> = shared.frozen.clone();
-        let read = self.store.snapshot();
+        let read = store.snapshot();
         let trims = |partition: u32| shared.partitions.get(partition as usize).map_or(0, |p| p.trim);
         let mut trim = newest.map(|r| trims(r.partition));
         let frozen = frozen.as_ref().and_then(|f| f.rooms.get(room));

@@ -13,6 +13,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 pub(super) enum Store {
     Disk(Disk),
     Memory(Arc<RwLock<Tables>>),
+    /// It was closed and could not be opened again yet, for this reason.
+    Closed(String),
 }
 
 /// The tables of a store in memory: the main one, and one for each bucket of ids by its number.
@@ -43,7 +45,13 @@ impl Store {
         match self {
             Store::Disk(disk) => Snapshot::Disk(disk.db.snapshot(), &disk.main),
             Store::Memory(tables) => Snapshot::Memory(tables.read().unwrap_or_else(PoisonError::into_inner)),
+            Store::Closed(why) => Snapshot::Closed(why),
         }
+    }
+
+    /// Fails where nothing can be read.
+    pub fn is_open(&self) -> Result<(), ViewError> {
+        if let Store::Closed(why) = self { Err(ViewError::Storage(why.clone())) } else { Ok(()) }
     }
 
     pub fn id(&self, table: &IdTable, key: &[u8]) -> Result<Option<Bytes>, ViewError> {
@@ -61,6 +69,7 @@ impl Store {
         match self {
             Store::Disk(disk) => Ok(IdTable::Disk(disk.make_ids(number)?)),
             Store::Memory(_) => Ok(IdTable::Memory(number)),
+            Store::Closed(why) => Err(ViewError::Storage(why.clone())),
         }
     }
 
@@ -75,14 +84,15 @@ impl Store {
         Ok(())
     }
 
-    pub fn batch(&self, items: usize) -> Batch<'_> {
-        match self {
+    pub fn batch(&self, items: usize) -> Result<Batch<'_>, ViewError> {
+        Ok(match self {
             Store::Disk(disk) => {
                 let batch = fjall::OwnedWriteBatch::with_capacity(disk.db.clone(), items);
                 Batch::Disk(batch.durability(Some(fjall::PersistMode::Buffer)), &disk.main)
             }
             Store::Memory(tables) => Batch::Memory(tables, Vec::with_capacity(items)),
-        }
+            Store::Closed(why) => return Err(ViewError::Storage(why.clone())),
+        })
     }
 
     /// Whether the store's background work is so far behind that a write could have to wait without a bound.
@@ -99,13 +109,13 @@ impl Store {
     }
 
     pub fn sync(&self) -> Result<(), ViewError> {
+        self.is_open()?;
         match self {
             Store::Disk(disk) => disk.db.persist(fjall::PersistMode::SyncAll)?,
             // What is in memory has nothing to outlive.
-            #[cfg(not(test))]
-            Store::Memory(_) => {}
             #[cfg(test)]
             Store::Memory(tables) => super::kept::synced(tables),
+            _ => {}
         }
         Ok(())
     }
@@ -119,6 +129,7 @@ fn owned(slice: fjall::Slice) -> Bytes {
 pub(super) enum Snapshot<'a> {
     Disk(fjall::Snapshot, &'a fjall::Keyspace),
     Memory(RwLockReadGuard<'a, Tables>),
+    Closed(&'a str),
 }
 
 impl Snapshot<'_> {
@@ -126,6 +137,7 @@ impl Snapshot<'_> {
         match self {
             Snapshot::Disk(snapshot, main) => Ok(snapshot.get(main, key)?.map(owned)),
             Snapshot::Memory(tables) => Ok(tables.main.get(key).cloned()),
+            Snapshot::Closed(why) => Err(ViewError::Storage((*why).to_owned())),
         }
     }
 
@@ -169,6 +181,7 @@ impl Snapshot<'_> {
         match self {
             Snapshot::Disk(snapshot, main) => Range::Disk(snapshot.range(main, from..=to)),
             Snapshot::Memory(tables) => Range::Memory(tables.main.range(from..=to)),
+            Snapshot::Closed(why) => Range::Closed(Some(ViewError::Storage((*why).to_owned()))),
         }
     }
 }
@@ -177,6 +190,7 @@ enum Range<'a> {
     Nothing,
     Disk(fjall::Iter),
     Memory(std::collections::btree_map::Range<'a, Vec<u8>, Bytes>),
+    Closed(Option<ViewError>),
 }
 
 type Item = Result<(Bytes, Bytes), ViewError>;
@@ -197,6 +211,7 @@ impl Iterator for Range<'_> {
             Range::Nothing => None,
             Range::Disk(iter) => iter.next().map(read),
             Range::Memory(range) => range.next().map(copied),
+            Range::Closed(error) => error.take().map(Err),
         }
     }
 }
@@ -207,6 +222,7 @@ impl DoubleEndedIterator for Range<'_> {
             Range::Nothing => None,
             Range::Disk(iter) => iter.next_back().map(read),
             Range::Memory(range) => range.next_back().map(copied),
+            Range::Closed(error) => error.take().map(Err),
         }
     }
 }

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 mod damage;
 mod model;
+mod reopen;
 
 const ME: Identity = Identity { log: [1; 16], partitions: 2 };
 
@@ -171,7 +172,7 @@ fn rows_below_the_logs_beginning_are_gone_at_once_and_then_removed() {
             assert!(!view.flush().unwrap().unfinished);
         }
         // The chunk that holds the border stays; what is before it is removed.
-        let stored = |view: &View| view.store.snapshot().room("a").unwrap().unwrap();
+        let stored = |view: &View| view.store().snapshot().room("a").unwrap().unwrap();
         assert_eq!((stored(&view).first, stored(&view).floor, stored(&view).count), (91, 90, 120));
         // A border beyond everything: no rows, but the last offset; and it never moves back.
         view.trim_below(0, 500).unwrap();
@@ -201,7 +202,7 @@ fn a_sweep_goes_on_over_several_flushes() {
         view.trim_below(0, 2400).unwrap();
         let unfinished = (0..3).map(|_| view.flush().unwrap().unfinished).collect::<Vec<_>>();
         assert_eq!(unfinished, [true, true, false]);
-        let kept = view.store.snapshot().rooms(b"", 9999).unwrap();
+        let kept = view.store().snapshot().rooms(b"", 9999).unwrap();
         assert_eq!(kept.len(), 2500);
         assert_eq!(kept.iter().map(|(_, m)| m.count).sum::<u64>(), 101);
         assert_eq!(view.rooms().unwrap(), 2500);

@@ -11,6 +11,7 @@ pub mod random;
 pub mod scenario;
 pub mod server;
 pub mod storm;
+pub mod strace;
 pub mod vitals;
 pub mod ws;
 

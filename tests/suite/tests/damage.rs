@@ -349,10 +349,14 @@ fn a_view_that_is_missing_damaged_or_not_the_logs_is_made_again() {
     let mut sets: Vec<_> = names.iter().map(|name| vec![name.clone()]).collect();
     sets.push(names);
     for set in sets {
-        for how in ["garbage", "a flipped bit", "half"] {
+        for how in ["garbage", "a flipped bit", "half", "no file"] {
             let copy = sound.copy();
             for name in &set {
                 let path = copy.path().join("view").join(name);
+                if how == "no file" {
+                    fs::remove_file(path).unwrap();
+                    continue;
+                }
                 let mut bytes = fs::read(&path).unwrap();
                 match how {
                     "garbage" => bytes = random.bytes(bytes.len()),
@@ -367,6 +371,44 @@ fn a_view_that_is_missing_damaged_or_not_the_logs_is_made_again() {
             }
             again(&copy, &format!("{how} in {set:?}"));
         }
+    }
+}
+
+/// An older copy of the view is put back, and an older copy of the log under the newer view.
+#[test]
+fn a_view_that_is_older_or_newer_than_the_log_is_brought_up_to_it() {
+    let sound = Sound::new();
+    let (older, newer) = (sound.copy(), sound.copy());
+    let server = launch(older.path()).start();
+    let before = answers(&server.url());
+    stop(server);
+    let server = launch(newer.path()).start();
+    let data = format!("{{\"text\":\"{}\"}}", "x".repeat(4000));
+    for n in 30..60 {
+        for room in ROOMS {
+            publish(&server.url(), room, &format!("old{n}-"), 1, &data);
+        }
+    }
+    let after = answers(&server.url());
+    assert!(before != after);
+    stop(server);
+    let view = |dir: &TempDir| dir.path().join("view");
+    for (what, log, other, expected) in
+        [("an older view", &newer, &older, &after), ("a newer view", &older, &newer, &before)]
+    {
+        println!("{what}");
+        let copy = quick_dir();
+        files::copy(log.path(), copy.path());
+        fs::remove_dir_all(view(&copy)).unwrap();
+        files::copy(&view(other), &view(&copy));
+        let server = launch(copy.path()).start();
+        assert!(answers(&server.url()) == *expected, "{what}: other answers than with the log's own");
+        // New offsets follow the log's own, whatever the view had seen.
+        let last = history(&server.url(), ROOMS[0], 500).last;
+        let new = publish(&server.url(), ROOMS[0], "new", 3, "1");
+        assert!(new[0] > last);
+        assert_eq!(offsets(&history(&server.url(), ROOMS[0], 500)).last(), new.last());
+        stop(server);
     }
 }
 

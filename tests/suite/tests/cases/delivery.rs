@@ -1,10 +1,10 @@
 //! Retries, resumes and leaves, in the moments that went wrong elsewhere. R10 is `tests/joins.rs`.
 
-use crate::signals::Tracer;
 use crate::{Guest, Victim};
 use klatch::{Engine, HistoryQuery, Message, Start};
 use klatch_harness::process::Server;
 use klatch_suite::history::history;
+use klatch_suite::strace::Tracer;
 use klatch_suite::ws::get;
 use klatch_suite::{Launch, server};
 use serde_json::{Value, json};

@@ -2,42 +2,11 @@
 
 use crate::{Victim, all, dial};
 use klatch::Engine;
-use std::io::{BufRead, BufReader, Write};
+use klatch_suite::strace::Tracer;
+use std::io::Write;
 use std::net::Shutdown;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
-
-/// `strace` on a running server.
-pub(crate) struct Tracer {
-    child: Child,
-    lines: std::thread::JoinHandle<Vec<String>>,
-}
-
-impl Tracer {
-    /// Returns when it watches every thread.
-    pub(crate) fn attach(server: u32, args: &[&str]) -> Tracer {
-        let mut command = Command::new("strace");
-        command.args(["-f", "-p", &server.to_string()]).args(args);
-        let spawned = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
-        let mut child = spawned.unwrap_or_else(|e| panic!("strace is needed for this test: {e}"));
-        let mut output = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
-        while !line.contains("attached") {
-            line.clear();
-            assert!(output.read_line(&mut line).unwrap() > 0, "strace cannot watch the server");
-        }
-        let lines = std::thread::spawn(move || output.lines().map_while(Result::ok).collect());
-        Tracer { child, lines }
-    }
-
-    /// Lets the server go on by itself, and returns what was seen.
-    pub(crate) fn detach(mut self) -> Vec<String> {
-        let asked = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status().unwrap();
-        assert!(asked.success());
-        self.child.wait().unwrap();
-        self.lines.join().unwrap()
-    }
-}
 
 /// A library that ended its host by SIGPIPE (tokio-rs/mio#577, z-galaxy/zbus#1657, xroche/httrack#1689).
 ///
@@ -112,9 +81,7 @@ fn r22_the_tracer_sees_a_sigpipe() {
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(b"go\nend\n").unwrap();
     child.wait().unwrap();
-    let seen = tracer.lines.join().unwrap();
-    let mut strace = tracer.child;
-    strace.wait().unwrap();
+    let seen = tracer.ended();
     assert!(seen.iter().any(|l| l.contains("--- SIGPIPE")), "{seen:?}");
 }
 
