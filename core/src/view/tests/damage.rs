@@ -142,7 +142,8 @@ fn a_view_of_another_format_is_begun_anew() {
     let view = fill(dir.path());
     let mut meta = keys::Meta { format: keys::FORMAT + 1, identity: ME, hash_key: view.hash_key() };
     let put = |view: &View, meta: &keys::Meta| {
-        let mut batch = view.store.batch(1);
+        let store = view.store();
+        let mut batch = store.batch(1).unwrap();
         batch.put(keys::META.to_vec(), meta.encode());
         batch.commit().unwrap();
     };
@@ -186,13 +187,15 @@ fn lost_writes_are_noticed() {
         let view = open(&copy);
         assert!(!view.was_rebuilt());
         let bucket = view.shared().buckets[0].table.clone();
-        let (Store::Disk(disk), store::IdTable::Disk(ids)) = (&view.store, &bucket) else { unreachable!() };
+        let store = view.store();
+        let (Store::Disk(disk), store::IdTable::Disk(ids)) = (&*store, &bucket) else { unreachable!() };
         let table = if id_table { ids } else { &disk.main };
         if put {
             table.insert(keys::mark(n), []).unwrap()
         } else {
             table.remove(keys::mark(n)).unwrap()
         }
+        drop(store);
         drop((view, bucket));
         assert!(open(&copy).was_rebuilt(), "{n} in the table of ids: {id_table}, put: {put}");
     }
@@ -251,7 +254,7 @@ fn damage_in_any_file_is_never_taken_for_content() {
     let home = TempDir::new().unwrap();
     let view = fill(home.path());
     // So that there are tables as well as a journal.
-    if let Store::Disk(disk) = &view.store {
+    if let Store::Disk(disk) = &*view.store() {
         disk.main.rotate_memtable_and_wait().unwrap();
         let bucket = view.shared().buckets[0].table.clone();
         let store::IdTable::Disk(ids) = bucket else { unreachable!() };

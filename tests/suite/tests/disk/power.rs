@@ -4,12 +4,13 @@
 //! had: what was not synced is gone, and the next mount finds what a disk would have.
 
 use crate::publishers::{Publisher, holds};
-use crate::{PATIENCE, ROOM, check, ready};
+use crate::{PATIENCE, ROOM, check, ready, wait_until};
 use klatch_harness::checker::Expect;
 use klatch_harness::client::{Client, Outcome};
 use klatch_suite::Launch;
 use klatch_suite::random::{Random, seed};
 use klatch_suite::server::{stop, verify};
+use rustix::process::{Pid, Signal, kill_process};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -60,6 +61,20 @@ impl Drop for Disk {
     }
 }
 
+/// Stops every thread of a process in its tracks. A sync that is under way while XFS is told to stop may end well although nothing
+/// was stored; with the power the process is gone too, and nobody hears of it.
+fn freeze(process: u32) {
+    let pid = Pid::from_raw(process as i32).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    let stopped = || {
+        std::fs::read_dir(format!("/proc/{process}/task")).unwrap().all(|task| {
+            let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default();
+            stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+        })
+    };
+    wait_until("the server to stand still", stopped);
+}
+
 fn cycles() -> u64 {
     std::env::var("KLATCH_POWER_CYCLES").map_or(CYCLES, |n| n.parse().unwrap())
 }
@@ -85,12 +100,12 @@ fn x22_what_was_acknowledged_is_there_after_the_power_has_failed() {
                 publishers.iter_mut().map(|p| scope.spawn(|| p.pour(1_000_000, 300))).collect();
             // It is the moment that is wanted, no event.
             std::thread::sleep(after);
+            freeze(server.id());
             disk.cut_the_power();
+            server.kill().unwrap();
             assert!(poured.into_iter().all(|p| !p.join().unwrap()), "nobody felt it");
         });
-        assert_eq!(ready(&server), (503, "storage_failed".into()));
         let unknown: usize = publishers.iter().map(Publisher::unknown).sum();
-        server.kill().unwrap();
         disk.unmount();
         disk.mount();
         server = launch.start();

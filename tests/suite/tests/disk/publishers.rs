@@ -1,7 +1,7 @@
 //! Publishers that go on until the disk fails them, and try again what was not stored.
 
 use crate::ROOM;
-use klatch_harness::client::{Client, JoinOptions, Outcome, Seen};
+use klatch_harness::client::{Client, Failure, JoinOptions, Outcome, Seen};
 use klatch_harness::observe::ClientLog;
 use klatch_harness::process::Server;
 use klatch_suite::history::{self, History, history};
@@ -48,18 +48,25 @@ impl Publisher {
         good
     }
 
-    /// Waits for the next outcome; whether it was stored.
+    /// Waits for the next outcome; whether it was stored. Where the connection ends, nobody knows what became of the rest.
     fn settle_one(&mut self) -> bool {
-        let (message, outcome) = self
-            .client
-            .until(|seen| match seen {
-                Seen::Published { message, outcome } => Some((*message, outcome.clone())),
-                Seen::Publication { answers: Some(message), offset, .. } => {
-                    Some((*message, Outcome::Stored { offset: *offset, duplicate: false }))
+        let next = self.client.until(|seen| match seen {
+            Seen::Published { message, outcome } => Some((*message, outcome.clone())),
+            Seen::Publication { answers: Some(message), offset, .. } => {
+                Some((*message, Outcome::Stored { offset: *offset, duplicate: false }))
+            }
+            _ => None,
+        });
+        let (message, outcome) = match next {
+            Ok(next) => next,
+            Err(Failure::Connection(_) | Failure::Closed(..)) => {
+                for message in 0..self.sent {
+                    self.outcomes.entry(message).or_insert(Outcome::Unknown { retry_after_ms: 0 });
                 }
-                _ => None,
-            })
-            .unwrap();
+                return false;
+            }
+            Err(e) => panic!("{}: {e}", self.name),
+        };
         let stored = matches!(outcome, Outcome::Stored { .. });
         self.outcomes.insert(message, outcome);
         stored
