@@ -1,9 +1,11 @@
 //! A program of a test's own in another process: it can be stopped and let go on, and dies with the test.
 
 use crate::crowd::Plan;
+use crate::storm::Storm;
 use klatch_harness::observe::ClientLog;
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -47,10 +49,27 @@ impl Helper {
     /// # Panics
     /// If they do not.
     pub fn crowd(command: &mut Command, url: &str, plan: &Plan) -> Helper {
-        let plan = serde_json::to_string(plan).unwrap_or_default();
-        let helper = Helper::start(command.args(["members", url, &plan]));
+        let helper = Helper::begin_crowd(command, url, plan);
         helper.wait_for("joined");
         helper
+    }
+
+    /// [`Helper::crowd`] without the wait.
+    ///
+    /// # Panics
+    /// If it cannot be run.
+    pub fn begin_crowd(command: &mut Command, url: &str, plan: &Plan) -> Helper {
+        let plan = serde_json::to_string(plan).unwrap_or_default();
+        Helper::start(command.args(["members", url, &plan]))
+    }
+
+    /// Connections in great numbers, from a process of their own; does not wait.
+    ///
+    /// # Panics
+    /// If it cannot be run.
+    pub fn storm(command: &mut Command, address: SocketAddr, storm: &Storm) -> Helper {
+        let storm = serde_json::to_string(storm).unwrap_or_default();
+        Helper::start(command.args(["storm", &address.to_string(), &storm]))
     }
 
     /// Its process id.
@@ -74,6 +93,11 @@ impl Helper {
                 Err(e) => panic!("helper {}: no line {word:?}: {e}", self.child.id()),
             }
         }
+    }
+
+    /// The rest of a line that begins with `word`, if one has come; lines before it are forgotten.
+    pub fn said(&self, word: &str) -> Option<String> {
+        self.lines.try_iter().find_map(|line| line.strip_prefix(word).map(|rest| rest.trim().to_owned()))
     }
 
     /// Gives it an order.

@@ -2,12 +2,14 @@
 //! `tests/scenarios`, and the real server as a child process.
 
 pub mod block_on;
+pub mod compare;
 pub mod crowd;
 pub mod files;
 pub mod helper;
 pub mod history;
 pub mod net;
 pub mod random;
+pub mod report;
 pub mod scenario;
 pub mod server;
 pub mod storm;

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 pub struct Vitals {
     /// Bytes of memory that are resident.
     pub resident: u64,
+    /// The most that were, since its start or [`Vitals::forget_peak`].
+    pub peak: u64,
     /// Open files and sockets.
     pub files: usize,
     /// Threads.
@@ -40,10 +42,19 @@ impl Vitals {
         let files = std::fs::read_dir(base.join("fd")).map_or(0, Iterator::count);
         Vitals {
             resident: field("VmRSS:") * 1024,
+            peak: field("VmHWM:") * 1024,
             files,
             threads: field("Threads:") as usize,
             ticks: times.filter_map(|t| t.parse::<u64>().ok()).sum(),
             read: field("rchar:"),
         }
+    }
+    /// The peak of the process with this id is what it has now.
+    ///
+    /// # Panics
+    /// If there is none, or this is not Linux.
+    pub fn forget_peak(pid: u32) {
+        let path = format!("/proc/{pid}/clear_refs");
+        std::fs::write(&path, "5").unwrap_or_else(|e| panic!("{path}: {e}"));
     }
 }

@@ -40,7 +40,12 @@ fn parse<T: serde::de::DeserializeOwned>(json: &str) -> T {
 
 fn members(url: &str, plan: &Plan, orders: &Receiver<String>) {
     let mut crowd = Crowd::new(url, plan);
-    crowd.join();
+    if plan.deaf {
+        // They do not hear that they have joined.
+        crowd.until("everybody to ask", |c| c.paused() == plan.members);
+    } else {
+        crowd.join();
+    }
     println!("joined");
     loop {
         crowd.turn(Duration::from_millis(20));

@@ -47,8 +47,7 @@ fn r20_held_connections_leave_files_to_the_log_and_nothing_spins() {
         hold: HELD,
         stay: true,
     };
-    let (address, plan) = (server.address().to_string(), serde_json::to_string(&storm).unwrap());
-    let storm = Helper::start(crowd().args(["storm", &address, &plan]));
+    let storm = Helper::storm(&mut crowd(), server.address(), &storm);
     assert!(server.says("connections are refused", Duration::from_secs(60)), "{:?}", server.output());
 
     // Those who are there are served, and the log goes on.

@@ -13,8 +13,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 fn storm(address: SocketAddr, plan: &Storm) -> Helper {
-    let plan = serde_json::to_string(plan).unwrap();
-    let helper = Helper::start(crowd().args(["storm", &address.to_string(), &plan]));
+    let helper = Helper::storm(&mut crowd(), address, plan);
     helper.wait_for("raging");
     helper
 }
