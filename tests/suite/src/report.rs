@@ -17,7 +17,15 @@ pub fn line(outcome: &Outcome) -> String {
     let ends: Vec<String> = outcome
         .storms
         .iter()
-        .map(|s| format!("; {} connections, {} failed, {:?}", s.opened, s.failed, s.ends))
+        .map(|s| {
+            format!(
+                "; {} connections in {:.1} s, {} failed, {:?}",
+                s.opened,
+                s.took.as_secs_f64(),
+                s.failed,
+                s.ends
+            )
+        })
         .collect();
     format!(
         "{} deliveries; p50 {} p99 {} max {} ms; resident {before} before, {peak} at most, {after} after, MiB; \

@@ -50,6 +50,8 @@ pub struct Report {
     pub opened: u64,
     /// Connections that the system refused to begin.
     pub failed: u64,
+    /// How long it took to begin them.
+    pub took: Duration,
     /// How they ended, or stood when the storm gave them up: by status of the answer; `closed` and `silent` where there was none.
     pub ends: BTreeMap<String, u64>,
 }
@@ -88,6 +90,7 @@ pub fn run(address: &str, storm: &Storm, told: impl Fn() -> bool, raging: impl F
         while report.opened < due.min(storm.total) {
             let source = u32::from(storm.from) + (report.opened % u64::from(storm.addresses.max(1))) as u32;
             report.opened += 1;
+            report.took = began.elapsed();
             match open(address, source.into()) {
                 Ok(io) => held.push_back(Link { io, rest: request.clone() }),
                 Err(_) => report.failed += 1,
