@@ -105,10 +105,10 @@ impl Case {
 
     /// Its load.
     pub fn load(self) -> Load {
-        let load = Load { members: 450, others: 0, rate: 100.0, bytes: 1000 };
+        let load = Load { members: 450, others: 0, rate: 50.0, bytes: 1000 };
         match self {
             // Large enough for the peers' backlogs to reach their bound.
-            Case::Deaf => Load { others: 50, bytes: 2000, ..load },
+            Case::Deaf => Load { others: 50, bytes: 4000, ..load },
             Case::Stopped => Load { members: 4_999, others: 1, rate: 10.0, bytes: 128 },
             Case::Cut => Load { others: 50, ..load },
             _ => load,
