@@ -20,8 +20,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const WARM_UP: f64 = 2.0;
 /// History that joiners ask for: so many publications of 1 KiB.
 const HISTORY: u64 = 8_000;
-/// How often a slow joiner reads what has come.
-const SIP: Duration = Duration::from_secs(1);
+/// Those who join for it and are slow.
+const JOINERS: usize = 200;
+/// How often one of them reads some of what has come, at most 64 publications.
+const SIP: Duration = Duration::from_millis(50);
 
 /// What some peers do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +36,7 @@ pub enum Case {
     Stopped,
     /// The link to 50 of 500 is cut without a word.
     Cut,
-    /// 200 join from the beginning of a long history and read a little of it once a second.
+    /// 200 join from the beginning of a long history, and each reads 64 publications of it every ten seconds.
     Joiners,
     /// 500 connections each that are silent, send a byte at a time, or ask for an upgrade and no more; each is replaced after a second.
     HalfOpen,
@@ -172,6 +174,7 @@ struct Peers {
     case: Case,
     helpers: Vec<Helper>,
     sipped: Instant,
+    sips: usize,
 }
 
 /// Runs a case, with what it does if it is `disturbed`.
@@ -264,7 +267,7 @@ fn metric(server: &Server, name: &str) -> u64 {
 impl Peers {
     /// Those who are members from the beginning, and do as all do for now.
     fn new(case: Case, server: &Server, cable: Option<&Cable>, options: &Options) -> Peers {
-        let mut peers = Peers { case, helpers: Vec::new(), sipped: Instant::now() };
+        let mut peers = Peers { case, helpers: Vec::new(), sipped: Instant::now(), sips: 0 };
         let others = case.load().others;
         if others > 0 {
             let receive_buffer = (case == Case::Deaf).then_some(4096);
@@ -294,7 +297,7 @@ impl Peers {
                     since: Some(0),
                     deaf: true,
                     spread: true,
-                    ..Plan::new(ROOM, "joiner", 200)
+                    ..Plan::new(ROOM, "joiner", JOINERS)
                 };
                 self.helpers.push(Helper::begin_crowd(&mut crowd(cable, options), &server.url(), &plan));
             }
@@ -321,9 +324,9 @@ impl Peers {
         if self.case == Case::Joiners && self.sipped.elapsed() >= SIP {
             self.sipped = Instant::now();
             for helper in &mut self.helpers {
-                helper.order("read");
-                helper.order("pause");
+                helper.order(&format!("sip {}", self.sips % JOINERS));
             }
+            self.sips += 1;
         }
     }
 

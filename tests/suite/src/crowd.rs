@@ -269,6 +269,14 @@ impl Crowd {
         }
     }
 
+    /// Member `n`, which has stopped reading, reads once: some of what has come.
+    pub fn sip(&mut self, n: usize) {
+        let Some(link) = self.members[n].link.filter(|_| self.members[n].paused) else { return };
+        self.fleet.unpause(link);
+        self.turn(Duration::ZERO);
+        self.pause(n);
+    }
+
     /// All read again.
     pub fn unpause(&mut self) {
         self.plan.deaf = false;

@@ -57,6 +57,7 @@ fn members(url: &str, plan: &Plan, orders: &Receiver<String>) {
         match order.split(' ').collect::<Vec<_>>()[..] {
             ["pause"] => (0..plan.members).for_each(|n| crowd.pause(n)),
             ["read"] => crowd.unpause(),
+            ["sip", n] => crowd.sip(parse(n)),
             ["reach", offset] => {
                 crowd.reach(parse(offset));
                 println!("reached");
