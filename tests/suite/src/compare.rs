@@ -14,8 +14,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 const ROOM: &str = "room";
-/// How long the server may take to let go of what is gone.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the peers may take to come to an end, and the server to let go of them.
+const PATIENCE: Duration = Duration::from_secs(300);
 /// How long the load goes on before anything is measured.
 const WARM_UP: f64 = 2.0;
 /// History that joiners ask for: so many publications of 1 KiB.
