@@ -27,6 +27,9 @@ mod engine;
 #[doc(hidden)]
 pub mod error;
 mod events;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hooks;
 #[doc(hidden)]
 pub mod ids;

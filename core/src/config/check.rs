@@ -13,6 +13,11 @@ const MAX_BYTES: u64 = 1 << 40;
 /// Most of anything that is counted.
 const MAX_COUNT: u64 = 1 << 31;
 
+/// Most threads that serve connections.
+const MAX_SHARDS: u64 = 1024;
+/// Most places of a queue that takes its memory when it is made.
+const MAX_QUEUE: u64 = 1 << 20;
+
 /// Limits with a range of their own: name, least, most.
 const RANGES: &[(Limit, u64, u64)] = &[
     (Limit::NameBytes, 1, 255),
@@ -25,9 +30,9 @@ const RANGES: &[(Limit, u64, u64)] = &[
     (Limit::AppendQueue, 1, MAX_COUNT),
     (Limit::AppendQueueBytes, 1, MAX_BYTES),
     (Limit::HistoryPage, 1, MAX_COUNT),
-    // These queues take their memory when they are made.
-    (Limit::HookQueue, 0, 1 << 20),
-    (Limit::HistoryReads, 0, 1 << 20),
+    // These queues take their memory when they are made; that of the reads is as long as those of all shards together.
+    (Limit::HookQueue, 0, MAX_QUEUE),
+    (Limit::HistoryReads, 0, MAX_QUEUE / MAX_SHARDS),
     (Limit::HandshakeTimeoutMs, 1, MAX_MS),
     (Limit::HttpTimeoutMs, 1, MAX_MS),
     (Limit::HeartbeatMs, 1, MAX_MS),
@@ -46,7 +51,7 @@ impl Settings {
             return bad(format!("log: no broker serves {}; name a directory, or memory", self.log));
         }
         for (key, value, least, most) in [
-            ("shards", self.shards as u64, 0, 1024),
+            ("shards", self.shards as u64, 0, MAX_SHARDS),
             ("dedupe_window_ms", self.dedupe_window_ms, 0, MAX_MS),
             ("storage.segment_bytes", self.storage.segment_bytes, 64 << 10, 1 << 30),
             ("storage.retain_bytes", self.storage.retain_bytes, 0, MAX_DISK_BYTES),
@@ -132,6 +137,16 @@ mod tests {
                 assert_eq!(settings.check().is_ok(), fits, "{name} = {value}");
             }
         }
+    }
+
+    /// With both at their ends the queue of the reads had 2^30 places, and the process was ended for want of memory.
+    #[test]
+    fn the_reads_of_all_shards_fit_into_one_queue() {
+        let mut settings = Settings { shards: 1024, ..Settings::default() };
+        settings.limits.history_reads = 1 << 20;
+        assert_eq!(settings.check().unwrap_err().code(), Code::InvalidConfig);
+        settings.limits.history_reads = 1 << 10;
+        settings.check().unwrap();
     }
 
     #[test]

@@ -124,8 +124,10 @@ pub(crate) async fn serve(
 
 async fn answer(request: Request<Incoming>, site: &Arc<Site>, visit: &Mutex<Visit>) -> Answer {
     let shared = &site.shared;
-    if let Some(refusal) = unclear(&request) {
+    if let Some(message) = unclear(&request) {
         shared.metrics.handshakes_refused.inc();
+        let mut refusal = text(StatusCode::BAD_REQUEST, message);
+        refusal.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         return refusal;
     }
     let path = request.uri().path();
@@ -153,7 +155,7 @@ async fn answer(request: Request<Incoming>, site: &Arc<Site>, visit: &Mutex<Visi
             let type_ = "text/plain; version=0.0.4; charset=utf-8";
             content(StatusCode::OK, type_, shared.metrics.prometheus().into())
         }
-        _ => match path.strip_prefix("/rooms/").and_then(|p| p.strip_suffix("/history")) {
+        _ => match history_of(path) {
             Some(room) => history(room, request.uri().query(), site).await,
             None => text(StatusCode::NOT_FOUND, "not found\n"),
         },
@@ -214,21 +216,18 @@ fn upgrade(request: &Request<Incoming>, site: &Arc<Site>, visit: &Mutex<Visit>) 
     }
 }
 
-/// A refusal of what we and a proxy before us might read in two ways: a body, which nothing here takes, and any number of hosts
-/// but one. It ends the connection, so that nothing behind it is taken for a request.
-fn unclear(request: &Request<Incoming>) -> Option<Answer> {
+/// Why a request is refused that we and a proxy before us might read in two ways: for a body, which nothing here takes, or any
+/// number of hosts but one. The refusal ends the connection, so that nothing behind it is taken for a request.
+fn unclear<B>(request: &Request<B>) -> Option<&'static str> {
     let headers = request.headers();
     let empty = headers.get_all(header::CONTENT_LENGTH).iter().all(|length| length == "0");
-    let message = if !empty || headers.contains_key(header::TRANSFER_ENCODING) {
-        "a request must not have a body here\n"
+    if !empty || headers.contains_key(header::TRANSFER_ENCODING) {
+        Some("a request must not have a body here\n")
     } else if request.version() == Version::HTTP_11 && headers.get_all(header::HOST).iter().count() != 1 {
-        "a request must name one host\n"
+        Some("a request must name one host\n")
     } else {
-        return None;
-    };
-    let mut refusal = text(StatusCode::BAD_REQUEST, message);
-    refusal.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    Some(refusal)
+        None
+    }
 }
 
 /// Whether our subprotocol is offered; an error if only others are.
@@ -249,7 +248,7 @@ fn offered(headers: &HeaderMap) -> Result<bool, String> {
 }
 
 /// User, token and room from the query, and from headers where the query does not name them.
-fn identity(request: &Request<Incoming>, limits: &Limits) -> Result<Option<Connect<'static>>, Error> {
+fn identity<B>(request: &Request<B>, limits: &Limits) -> Result<Option<Connect<'static>>, Error> {
     let mut connect = decode::decode_query(request.uri().query().unwrap_or_default(), limits)?;
     let field = |name: &str| -> Result<Option<String>, Error> {
         let mut values = request.headers().get_all(name).iter();
@@ -329,11 +328,7 @@ async fn history(room: &str, query: Option<&str>, site: &Arc<Site>) -> Answer {
         let message = "history by HTTP is closed while an authorizer is set; join the room and ask there";
         return failed(&Error::new(Code::Denied, message));
     }
-    // Unlike in a query, a plus in a path is a plus.
-    let parsed = native::unescape(&room.replace('+', "%2B"))
-        .and_then(|room| check_name("room", &room, limits.name_bytes).map(|()| room))
-        .and_then(|room| Ok((room, history_query(query.unwrap_or_default())?)));
-    let (room, query) = match parsed {
+    let (room, query) = match asked(room, query, limits) {
         Ok(parsed) => parsed,
         Err(e) => return failed(&e),
     };
@@ -349,6 +344,19 @@ async fn history(room: &str, query: Option<&str>, site: &Arc<Site>) -> Answer {
         Ok(Err(e)) => failed(&e),
         Err(_) => failed(&Error::new(Code::Internal, "the history could not be read")),
     }
+}
+
+/// The room, as it stands in the path, whose history a path names.
+fn history_of(path: &str) -> Option<&str> {
+    path.strip_prefix("/rooms/")?.strip_suffix("/history")
+}
+
+/// A room and the part of its history that are asked for.
+fn asked(room: &str, query: Option<&str>, limits: &Limits) -> Result<(String, HistoryQuery), Error> {
+    // Unlike in a query, a plus in a path is a plus.
+    let room = native::unescape(&room.replace('+', "%2B"))?;
+    check_name("room", &room, limits.name_bytes)?;
+    Ok((room, history_query(query.unwrap_or_default())?))
 }
 
 fn history_query(query: &str) -> Result<HistoryQuery, Error> {
@@ -402,6 +410,31 @@ fn content(status: StatusCode, type_: &'static str, body: Bytes) -> Answer {
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(type_));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+/// All that is read of a request, for tests/fuzz.
+#[cfg(feature = "fuzzing")]
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct Reading {
+    pub unclear: Option<&'static str>,
+    pub origin_allowed: bool,
+    pub offered: Result<bool, String>,
+    pub identity: Result<Option<Connect<'static>>, Error>,
+    pub history: Option<Result<(String, HistoryQuery), Error>>,
+}
+
+/// Reads a request as [`answer`] and what it calls do.
+#[cfg(feature = "fuzzing")]
+pub fn read<B>(request: &Request<B>, origins: &[String], limits: &Limits) -> Reading {
+    let uri = request.uri();
+    Reading {
+        unclear: unclear(request),
+        origin_allowed: origin_allowed(request.headers(), origins),
+        offered: offered(request.headers()),
+        identity: identity(request, limits),
+        history: history_of(uri.path()).map(|room| asked(room, uri.query(), limits)),
+    }
 }
 
 #[cfg(test)]
