@@ -66,26 +66,30 @@ impl Record {
 
     /// A record from its parts as read back; `None` if the body is not well formed.
     pub fn decode(offset: u64, time: u64, body: Bytes) -> Option<Record> {
-        let [kind, room, user, id, rest @ ..] = &body[..] else { return None };
-        let text = if *kind == Kind::Json as u8 {
-            rest
-        } else if *kind == Kind::Binary as u8 {
-            rest.get(..*room as usize + *user as usize + *id as usize)?
-        } else {
-            return None;
-        };
-        let text = std::str::from_utf8(text).ok()?;
+        Record::is_body(&body).then_some(Record { offset, time, body })
+    }
+
+    /// Whether the bytes are the body of a record.
+    pub fn is_body(body: &[u8]) -> bool {
+        let [kind, room, user, id, rest @ ..] = body else { return false };
         let (room, user, id) = (*room as usize, *user as usize, *id as usize);
+        let text = if *kind == Kind::Json as u8 {
+            Some(rest)
+        } else if *kind == Kind::Binary as u8 {
+            rest.get(..room + user + id)
+        } else {
+            None
+        };
+        let Some(text) = text.and_then(|text| std::str::from_utf8(text).ok()) else { return false };
         // Each name ends where a character ends, or the names themselves would not be UTF-8.
-        (room > 0
+        room > 0
             && text.is_char_boundary(room)
             && text.is_char_boundary(room + user)
             && text.is_char_boundary(room + user + id)
-            && text.len() >= room + user + id)
-            .then_some(Record { offset, time, body })
+            && text.len() >= room + user + id
     }
 
-    /// A record just encoded by [`Record::encode`], which needs no check.
+    /// A record whose body was just encoded by [`Record::encode`] or checked.
     pub fn trusted(offset: u64, time: u64, body: Bytes) -> Record {
         Record { offset, time, body }
     }

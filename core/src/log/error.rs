@@ -60,7 +60,8 @@ pub enum LogError {
     },
     /// The log has damage that was not accepted. Nothing was stored.
     Damaged,
-    /// There is no room on the disk, or the process may open no more files. What was to be appended is certainly not stored; a later append may succeed.
+    /// There is no room on the disk, the process may open no more files, or (in a log made for it) no sequence is left. What
+    /// was to be appended is certainly not stored; a later append may succeed.
     Full,
     /// A write or sync failed, now or earlier. Whether what was being appended is stored is not known, until the log
     /// is opened anew. Final for this opening: nothing is tried again, because a second sync of the same data may

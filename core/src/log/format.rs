@@ -11,6 +11,9 @@ pub(super) const RECORD_HEAD: usize = 24;
 pub(super) const MIN_RECORD: usize = RECORD_HEAD + 5;
 /// Largest content of a batch. Keeps places within 32 bits and bounds what a reader holds.
 pub(super) const MAX_CONTENT: usize = 64 << 20;
+/// Largest sequence. What names a larger one does not check, so that no sum of a sequence and a count overflows. A log
+/// that takes a thousand million records a second reaches it after 146 years.
+pub(super) const MAX_SEQUENCE: u64 = 1 << 62;
 const SEGMENT_MAGIC: &[u8; 8] = b"klatchlg";
 
 /// A log's random id.
@@ -56,7 +59,8 @@ pub(super) fn segment_name(first: u64) -> String {
 /// The first sequence of a segment by its file name; `None` for any other file.
 pub(super) fn segment_first(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".log")?;
-    (digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
+    let named = digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit());
+    digits.parse().ok().filter(|first| named && *first <= MAX_SEQUENCE)
 }
 
 pub(super) fn u32_at(b: &[u8], at: usize) -> Option<u32> {
@@ -101,7 +105,8 @@ impl SegmentHead {
         }
         let decode = || {
             let id = head.get(12..28)?.try_into().ok()?;
-            Some(SegmentHead { id, first: u64_at(head, 28)?, created: u64_at(head, 36)? })
+            let first = u64_at(head, 28).filter(|first| *first <= MAX_SEQUENCE)?;
+            Some(SegmentHead { id, first, created: u64_at(head, 36)? })
         };
         Ok(decode())
     }
@@ -158,17 +163,23 @@ impl Mark {
             && head.count > 0
             && head.count as usize <= head.len / MIN_RECORD
             && head.first > 0
-            && head.first.checked_add(head.count as u64).is_some();
+            && head.first.saturating_add(head.count as u64 - 1) <= MAX_SEQUENCE;
         possible.then_some(head)
+    }
+
+    /// Whether a whole batch begins here, by its CRC. What is in it need not make sense.
+    pub fn is_whole(self, b: &[u8]) -> bool {
+        let whole = || {
+            let head = self.batch_head(b)?;
+            Some(head.crc == self.crc([b.get(4..20)?, b.get(BATCH_HEAD..BATCH_HEAD + head.len)?]))
+        };
+        whole().unwrap_or(false)
     }
 
     /// The records of a whole batch (head and content); `None` unless everything in it checks.
     pub fn batch(self, b: &[u8]) -> Option<Vec<Found>> {
-        let head = self.batch_head(b)?;
+        let head = self.batch_head(b).filter(|_| self.is_whole(b))?;
         let content = b.get(BATCH_HEAD..BATCH_HEAD + head.len)?;
-        if head.crc != self.crc([b.get(4..20)?, content]) {
-            return None;
-        }
         let mut records = Vec::with_capacity(head.count as usize);
         let mut at = 0;
         for sequence in head.first..head.last() + 1 {
@@ -180,18 +191,15 @@ impl Mark {
         (at == content.len()).then_some(records)
     }
 
-    /// A record that begins at the beginning of `b`, if it checks.
+    /// A record that begins at the beginning of `b`, if it checks and its body is one.
     pub fn record(self, b: &[u8]) -> Option<Found> {
         let len = RECORD_HEAD + u32_at(b, 0)? as usize;
         let crc = u32_at(b, 4)?;
         let (sequence, time) = (u64_at(b, 8)?, u64_at(b, 16)?);
         let rest = b.get(8..len)?;
-        (len >= MIN_RECORD && crc == self.crc([b.get(..4)?, rest])).then_some(Found {
-            at: 0,
-            len,
-            sequence,
-            time,
-        })
+        let checks = len >= MIN_RECORD && crc == self.crc([b.get(..4)?, rest]);
+        // A body that is none would pass here and fail every reader, and with it all records behind it.
+        (checks && Record::is_body(b.get(RECORD_HEAD..len)?)).then_some(Found { at: 0, len, sequence, time })
     }
 }
 
@@ -228,9 +236,9 @@ impl Found {
         searched.get(self.at + RECORD_HEAD..self.at + self.len).unwrap_or_default()
     }
 
-    /// The record, as a slice of the bytes searched; `None` if its body is not well formed.
-    pub fn decode(&self, searched: &Bytes) -> Option<Record> {
+    /// The record, as a slice of the bytes searched.
+    pub fn record(&self, searched: &Bytes) -> Record {
         let body = searched.slice(self.at + RECORD_HEAD..self.at + self.len);
-        Record::decode(self.sequence, self.time, body)
+        Record::trusted(self.sequence, self.time, body)
     }
 }

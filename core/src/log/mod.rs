@@ -42,6 +42,7 @@ mod memory;
 mod notes;
 mod order;
 mod reader;
+mod strays;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -56,5 +57,7 @@ pub use files::Files;
 pub use format::Place;
 pub use memory::Memory;
 pub use reader::{Reader, Scan};
+#[cfg(feature = "fuzzing")]
+pub(crate) use verify::verify_files;
 pub use verify::{Range, Report, SegmentReport, verify};
 pub use writer::Log;

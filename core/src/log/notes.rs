@@ -2,7 +2,7 @@
 
 use super::error::{Damage, LogError, io_error};
 use super::files::{Files, read_small, replace, write_full};
-use super::format::{LogId, VERSION, u32_at, u64_at};
+use super::format::{LogId, MAX_SEQUENCE, VERSION, u32_at, u64_at};
 use std::io;
 
 pub(super) const SYNCED: &str = "synced";
@@ -48,7 +48,8 @@ impl Synced {
         let good = b.len() == LEN
             && b.starts_with(MAGIC)
             && u32_at(b, 8)? == VERSION
-            && u32_at(b, 44)? == crc32c::crc32c(b.get(..44)?);
+            && u32_at(b, 44)? == crc32c::crc32c(b.get(..44)?)
+            && u64_at(b, 28)?.max(u64_at(b, 36)?) <= MAX_SEQUENCE;
         if !good {
             return None;
         }

@@ -104,7 +104,7 @@ impl Reader {
         bytes.truncate(got);
         let bytes = Bytes::from(bytes);
         let found = self.0.mark.record(&bytes).filter(|f| f.sequence == sequence && f.len == bytes.len());
-        found.and_then(|f| f.decode(&bytes)).ok_or(LogError::Corrupt { file: name, at })
+        found.map(|f| f.record(&bytes)).ok_or(LogError::Corrupt { file: name, at })
     }
 
     /// Goes through the records from a sequence on, up to what is synced now.
@@ -191,13 +191,12 @@ impl Scan {
     }
 
     /// The records among `found` that are asked for; their places are relative to `base` in the file.
-    fn records(&self, found: &[Found], bytes: &Bytes, base: u64) -> Result<Vec<(Record, Place)>, LogError> {
+    fn records(&self, found: &[Found], bytes: &Bytes, base: u64) -> Vec<(Record, Place)> {
         let wanted = found.iter().filter(|f| (self.from..=self.until).contains(&f.sequence));
         let record = |f: &Found| {
             let at = base + f.at as u64;
             let place = Place { segment: self.segment, at: at as u32, len: f.len as u32 };
-            let corrupt = || LogError::Corrupt { file: self.window.name().into(), at };
-            f.decode(bytes).map(|record| (record, place)).ok_or_else(corrupt)
+            (f.record(bytes), place)
         };
         wanted.map(record).collect()
     }
@@ -219,7 +218,7 @@ impl Scan {
         }
         let bytes = self.window.get(files, at, len as usize, limit).map(Bytes::copy_from_slice);
         let bytes = bytes.map_err(|e| self.failed(e))?;
-        self.records(&found, &bytes, at)
+        Ok(self.records(&found, &bytes, at))
     }
 
     fn salvage(&mut self, found: &[Found]) -> Result<Vec<(Record, Place)>, LogError> {

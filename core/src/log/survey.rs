@@ -3,11 +3,12 @@
 use super::error::{Damage, LogError, io_error};
 use super::files::{Files, read_around};
 use super::format::{
-    Found, LogId, MAX_CONTENT, MIN_RECORD, Mark, Place, RECORD_HEAD, SEGMENT_HEAD, SegmentHead,
+    Found, LogId, MAX_CONTENT, MAX_SEQUENCE, MIN_RECORD, Mark, Place, RECORD_HEAD, SEGMENT_HEAD, SegmentHead,
     segment_first, segment_name, u32_at, u64_at,
 };
 use super::notes::{SYNCED, Synced, SyncedFile};
 use super::order::longest_run;
+use super::strays::{sound_batches, take_strays};
 use super::window::Window;
 use std::collections::HashMap;
 
@@ -49,6 +50,11 @@ impl Segment {
         let (end, last) = (SEGMENT_HEAD as u64, first.saturating_sub(1));
         let (index, holes) = (Vec::new(), Vec::new());
         Segment { first, last, end, time: created, index, holes, counted: Counts::default() }
+    }
+
+    /// Whether it may be appended to: it has a head and no damage. That records are missing before it is none of its own.
+    pub fn takes_more(&self) -> bool {
+        self.end >= SEGMENT_HEAD as u64 && self.holes.iter().all(|hole| hole.damage.to == 0)
     }
 
     /// Takes note of a batch at the end.
@@ -114,8 +120,10 @@ impl Survey {
     pub fn unused(&self) -> u64 {
         let left_out = if self.tail_damaged { LEAVE_OUT + self.tail_bytes / MIN_RECORD as u64 } else { 0 };
         let taken = |first: u64| {
+            let name = segment_name(first);
             self.segments.iter().any(|s| s.first == first)
-                || self.unfinished.as_ref().is_some_and(|(name, _)| *name == segment_name(first))
+                || self.elsewhere.iter().any(|damage| damage.file == name)
+                || self.unfinished.as_ref().is_some_and(|(unfinished, _)| *unfinished == name)
         };
         let next = self.next + left_out;
         if taken(next) { next + 1 } else { next }
@@ -160,17 +168,18 @@ pub(super) fn survey(
         let expired = files_left.iter().take_while(|((first, _), _)| *first < kept).count();
         survey.expired = files_left.drain(..expired).map(|((first, _), _)| segment_name(first)).collect();
     }
-    let mut floor = 0;
+    let mark = Mark::new(&survey.id.unwrap_or_default());
+    take_strays(files, mark, &mut files_left, &mut survey.elsewhere)?;
+    let (mut floor, mut limit) = (0, u64::MAX);
     if then.is_none()
         && let Some(((first, size), _)) =
             files_left.pop_if(|((_, size), head)| head.is_err() && *size <= SEGMENT_HEAD as u64)
     {
         survey.unfinished = Some((segment_name(first), size));
-        floor = first.saturating_sub(1);
+        (floor, limit) = (first.saturating_sub(1), first);
     }
     let begin = synced.map(|s| s.first).or(files_left.first().map(|((first, _), _)| *first)).unwrap_or(1);
-    let mark = Mark::new(&survey.id.unwrap_or_default());
-    let mut walk = Walk { files, mark, visit, survey, expected: begin.max(1) };
+    let mut walk = Walk { files, mark, visit, survey, limit, expected: begin.max(1) };
     let end = Ending { then, synced: synced.map_or(0, |s| s.last).max(floor) };
     if files_left.is_empty() {
         walk.nothing_left(end);
@@ -186,7 +195,7 @@ pub(super) fn survey(
 }
 
 /// A head that checks, or the bytes where its log id would be.
-type Head = Result<SegmentHead, Option<LogId>>;
+pub(super) type Head = Result<SegmentHead, Option<LogId>>;
 
 fn read_head(files: &dyn Files, first: u64) -> Result<Head, LogError> {
     let name = segment_name(first);
@@ -235,6 +244,9 @@ struct Walk<'a> {
     mark: Mark,
     visit: Visit<'a>,
     survey: Survey,
+    /// The first sequence of an unfinished segment: where it ends up as one that is damaged, nothing from there on could be
+    /// read in an earlier one, so it is not read before either.
+    limit: u64,
     /// The sequence that comes next if nothing is missing.
     expected: u64,
 }
@@ -292,7 +304,7 @@ impl Walk<'_> {
             let in_order = |found: &Vec<Found>| {
                 let (first, last) = bounds(found);
                 first >= self.expected
-                    && next_name.is_none_or(|next| last < next)
+                    && last < next_name.unwrap_or(self.limit)
                     && placed.as_ref().is_none_or(|placed| placed.binary_search(&at).is_ok())
             };
             let Some(found) = batch.filter(in_order) else {
@@ -328,24 +340,15 @@ impl Walk<'_> {
     fn placed(
         &self,
         window: &mut Window,
-        mut at: u64,
+        at: u64,
         size: u64,
         next_name: Option<u64>,
     ) -> std::io::Result<Vec<u64>> {
-        let (mut starts, mut firsts) = (Vec::new(), Vec::new());
-        while at < size {
-            let Some(found) = window.batch(self.files, self.mark, at, size)? else {
-                at = window.find_mark(self.files, self.mark, at + 1, size)?;
-                continue;
-            };
-            let (first, last) = bounds(&found);
-            if first >= self.expected && next_name.is_none_or(|next| last < next) {
-                starts.push(at);
-                firsts.push(first);
-            }
-            at += batch_len(&found);
-        }
-        Ok(longest_run(&firsts).into_iter().filter_map(|i| starts.get(i).copied()).collect())
+        let mut sound = sound_batches(self.files, self.mark, window, at, size)?;
+        let limit = next_name.unwrap_or(self.limit);
+        sound.retain(|(_, first, last)| *first >= self.expected && *last < limit);
+        let firsts: Vec<u64> = sound.iter().map(|(_, first, _)| *first).collect();
+        Ok(longest_run(&firsts).into_iter().filter_map(|i| sound.get(i)).map(|(at, ..)| *at).collect())
     }
 
     /// What a segment ends with: nothing, an incomplete batch, or damage.
@@ -363,7 +366,12 @@ impl Walk<'_> {
             if bad.is_some() || self.expected < next {
                 self.hole(&mut segment, &mut window, (from, size), next)?;
             }
-        } else if self.expected <= end.synced || bad == Some(0) || window.unreadable_after(from) {
+        } else if self.expected <= end.synced
+            || bad == Some(0)
+            || window.unreadable_after(from)
+            // What was being written when the writer stopped is no whole batch.
+            || window.is_whole(self.files, self.mark, from, size)?
+        {
             let salvaged = self.salvage(&mut window, (from, size), u64::MAX)?;
             let next = salvaged.last().map_or(0, |f| f.sequence).max(end.synced) + 1;
             self.hole(&mut segment, &mut window, (from, size), next)?;
@@ -419,7 +427,8 @@ impl Walk<'_> {
     ///
     /// What is found does not depend on `next`, as long as that is beyond any sequence the bytes have room for.
     fn salvage(&self, window: &mut Window, (from, to): (u64, u64), next: u64) -> std::io::Result<Vec<Found>> {
-        let limit = next.min(self.expected.saturating_add((to - from) / MIN_RECORD as u64 + 1));
+        let room = self.expected.saturating_add((to - from) / MIN_RECORD as u64 + 1);
+        let limit = next.min(room).min(self.limit).min(MAX_SEQUENCE + 1);
         let mut sound: Vec<Found> = Vec::new();
         // Data that looks like heads of records could make this search long; it gives up instead.
         let mut budget = (to - from).saturating_mul(64);
@@ -455,7 +464,7 @@ pub(super) fn batch_len(found: &[Found]) -> u64 {
     found.last().map_or(0, |f| (f.at + f.len) as u64)
 }
 
-fn bounds(found: &[Found]) -> (u64, u64) {
+pub(super) fn bounds(found: &[Found]) -> (u64, u64) {
     (found.first().map_or(0, |f| f.sequence), found.last().map_or(0, |f| f.sequence))
 }
 

@@ -13,6 +13,7 @@ mod damage;
 mod disks;
 mod model;
 mod oracle;
+mod senseless;
 mod sweep;
 mod unreadable;
 

@@ -84,6 +84,12 @@ impl Window {
         Ok(mark.batch(self.get(files, at, BATCH_HEAD + head.len, limit)?))
     }
 
+    /// Whether there is a whole batch at `at`, by its CRC.
+    pub fn is_whole(&mut self, files: &dyn Files, mark: Mark, at: u64, limit: u64) -> io::Result<bool> {
+        let Some(head) = mark.batch_head(self.get(files, at, BATCH_HEAD, limit)?) else { return Ok(false) };
+        Ok(mark.is_whole(self.get(files, at, BATCH_HEAD + head.len, limit)?))
+    }
+
     /// Where a batch's mark is next, from `at` on; `limit` if nowhere.
     pub fn find_mark(&mut self, files: &dyn Files, mark: Mark, mut at: u64, limit: u64) -> io::Result<u64> {
         let mark = mark.bytes();

@@ -4,7 +4,7 @@ use super::batch::Batch;
 use super::error::{Damage, LogError, State, no_room};
 use super::files::{Files, read_full, write_full};
 use super::format::{
-    BATCH_HEAD, LogId, MAX_CONTENT, Place, RECORD_HEAD, SEGMENT_HEAD, SegmentHead, segment_name,
+    BATCH_HEAD, LogId, MAX_CONTENT, MAX_SEQUENCE, Place, RECORD_HEAD, SEGMENT_HEAD, SegmentHead, segment_name,
 };
 use super::notes::{SYNCED, Synced, SyncedFile, has_room, read_accepted, write_accepted};
 use super::reader::{Index, Reader, Shared};
@@ -86,8 +86,9 @@ impl Log {
             found = accept(&*files, note, &found)?;
             lost = lost_in(&found.damage());
         }
-        let new_segment =
-            if !damage.is_empty() || found.segments.is_empty() { Some(found.next) } else { None };
+        // Nothing is appended behind damage. There is always a segment after it, but for one whose making was interrupted.
+        let goes_on = damage.is_empty() && found.segments.last().is_some_and(Segment::takes_more);
+        let new_segment = (!goes_on).then_some(found.next);
         if let Some(first) = new_segment {
             let created = now_ms.max(found.last_time);
             make_segment(&*files, &SegmentHead { id, first, created }).map_err(Making::into_error)?;
@@ -195,6 +196,9 @@ impl Log {
         }
         if batch.bytes() > MAX_CONTENT {
             return Err(LogError::TooLarge);
+        }
+        if self.next + batch.len() as u64 - 1 > MAX_SEQUENCE {
+            return Err(self.full());
         }
         let time = now_ms.max(self.floor);
         let most = self.options.segment_bytes.min(MAX_SEGMENT);
@@ -468,6 +472,9 @@ fn lost_in(damage: &[Damage]) -> Vec<(u64, u64)> {
 /// Records all damage as accepted, and surveys the log as it will be with the segment that follows.
 fn accept(files: &dyn Files, note: SyncedFile, found: &Survey) -> Result<Survey, LogError> {
     let first = found.unused();
+    if first > MAX_SEQUENCE {
+        return Err(LogError::Full);
+    }
     if let Some(last) = found.segments.last() {
         // Nothing will be appended to it any more, and readers may have seen its last batch.
         let name = segment_name(last.first);
@@ -506,6 +513,9 @@ impl Making {
 
 /// Makes a segment with its head, durably.
 fn make_segment(files: &dyn Files, head: &SegmentHead) -> Result<(), Making> {
+    if head.first > MAX_SEQUENCE {
+        return Err(Making::NoRoom);
+    }
     let name = segment_name(head.first);
     let made = files.create(&name).and_then(|()| write_full(files, &name, 0, &head.encode()));
     match made {
