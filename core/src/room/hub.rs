@@ -16,7 +16,7 @@ use crate::room::recent::{Frame, Recent, Run};
 use crate::room::subscriber::{Ended, Subscriber};
 use crate::view::{View, ViewError};
 use bytes::Bytes;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
@@ -209,7 +209,7 @@ impl Hub {
         names: impl Iterator<Item = &'a Arc<str>>,
         mut refuse: impl FnMut(Arc<str>, ViewError),
     ) {
-        let missing: HashSet<Arc<str>> = {
+        let missing: BTreeSet<Arc<str>> = {
             let rooms = self.lock();
             names.filter(|name| !rooms.index.contains_key(*name)).cloned().collect()
         };

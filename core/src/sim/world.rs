@@ -359,7 +359,11 @@ impl World {
         let disk = self.disk.borrow().clone();
         if !self.healing.get() && self.plan.kills > 0 && self.one_in(3) {
             let fault = if self.one_in(2) { Fault::Kill } else { Fault::PowerCut };
-            disk.plan(None, 1 + self.below(6), fault);
+            match self.below(3) {
+                // Between the cut of an incomplete batch and its sync.
+                0 => disk.plan(Some(Operation::Truncate), 1, Fault::Kill),
+                _ => disk.plan(None, 1 + self.below(6), fault),
+            }
         }
         let files = Arc::new(SimFiles::new(disk.clone(), self.dropped.clone()));
         let at = ViewAt::Kept(self.view.borrow().clone());
