@@ -93,9 +93,9 @@ limits! {
     RequestRate request_rate: u32 = 100, "per second", "Requests refused.";
     /// Malformed requests of one connection before it is closed with `protocol`.
     BadRequests bad_requests: u32 = 10, "requests", "Connections closed.";
-    /// Publishes waiting to be written, of the whole engine. Past it: `busy`.
+    /// Publishes waiting to be written, of the whole engine. Past it: `busy`; of several handed over at once the first are taken.
     AppendQueue append_queue: usize = 65_536, "publishes", "Publishes refused.", now "append_queue";
-    /// Bytes of publishes waiting to be written, of the whole engine. Past it: `busy`.
+    /// Bytes of publishes waiting to be written, of the whole engine. Past it: `busy`; of several handed over at once the first are taken.
     AppendQueueBytes append_queue_bytes: usize = 64 << 20, "bytes", "Publishes refused.";
     /// Bytes of publications, signals and presence events handed to one shard and not yet taken up by it. Past it, publishes and signals of the whole engine: `busy`.
     ShardInboxBytes shard_inbox_bytes: usize = 64 << 20, "bytes", "Publishes and signals refused.";
