@@ -80,6 +80,9 @@ impl Log {
             let log = Log::new(files, id, options, found, damage, noted, State::Damaged);
             return Ok(Log { lost, ..log });
         }
+        // A file that is known to be damaged is not one that was never begun, though it has no more than a head either.
+        let next = segment_name(found.next);
+        found.unfinished.take_if(|(name, _)| *name != next && accepted.iter().any(|d| d.file == *name));
         if damage.is_empty() {
             recover(&*files, &found, noted)?;
         } else {

@@ -190,3 +190,22 @@ fn a_segment_after_damage_that_was_not_finished_is_begun_again() {
         }
     }
 }
+
+/// A damaged file of no bytes, which was accepted, was removed as one that was never begun when the segment after it was gone;
+/// and then the log was damaged anew.
+#[test]
+fn accepted_damage_is_not_removed_as_a_segment_that_was_never_begun() {
+    for len in [0, 31] {
+        let files = closed();
+        files.truncate(FIRST, len).unwrap();
+        let log = open(&files, &ACCEPT).unwrap();
+        let made = segment_name(log.next_sequence());
+        log.close().unwrap();
+        files.remove(&made).unwrap();
+        let state = open(&files, &Storage::default()).unwrap().state();
+        for _ in 0..2 {
+            assert_eq!(open(&files, &Storage::default()).unwrap().state(), state, "{len}");
+        }
+        assert_eq!(goes_on(&files).len(), 1);
+    }
+}
