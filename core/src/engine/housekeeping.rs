@@ -145,4 +145,19 @@ mod tests {
         }
         assert!(!known(1, 0) && !known(2, 0) && known(3, 0));
     }
+
+    /// The thread that flushes has nothing but this: a panic in it is an error like another.
+    #[test]
+    fn x28_a_flush_that_panics_is_tried_again() {
+        let identity = Identity { log: [1; 16], partitions: 1 };
+        let view = View::memory(identity, &ViewSettings::default());
+        let mut failing = false;
+        add(&view, 1, HOUR);
+        view.panic_once();
+        flush_view(&view, HOUR, &mut failing);
+        assert!(failing && view.checkpoint(0).is_none());
+        flush_view(&view, HOUR, &mut failing);
+        assert!(!failing && view.checkpoint(0).is_some_and(|c| c.sequence == HOUR));
+        assert!(view.id(MessageKey(1), 0).unwrap().is_some());
+    }
 }

@@ -140,7 +140,7 @@ pub struct View {
     newest_id: AtomicU64,
     begins: AtomicU64,
     #[cfg(test)]
-    failing: std::sync::atomic::AtomicBool,
+    failing: std::sync::atomic::AtomicU8,
     /// Taken before `shared` where both are.
     flusher: Mutex<Flusher>,
     shared: RwLock<Shared>,
@@ -314,7 +314,13 @@ impl View {
     /// Makes flushes fail, as on a full disk, or succeed again.
     #[cfg(test)]
     pub(crate) fn fail_writes(&self, failing: bool) {
-        self.failing.store(failing, Relaxed);
+        self.failing.store(u8::from(failing), Relaxed);
+    }
+
+    /// Makes the next flush panic.
+    #[cfg(test)]
+    pub(crate) fn panic_once(&self) {
+        self.failing.store(2, Relaxed);
     }
 
     fn begins(&self) -> u64 {
