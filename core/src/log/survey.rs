@@ -170,6 +170,7 @@ pub(super) fn survey(
     }
     let mark = Mark::new(&survey.id.unwrap_or_default());
     take_strays(files, mark, &mut files_left, &mut survey.elsewhere)?;
+    let strays = survey.elsewhere.iter().filter_map(|damage| segment_first(&damage.file)).max().unwrap_or(0);
     let (mut floor, mut limit) = (0, u64::MAX);
     if then.is_none()
         && let Some(((first, size), _)) =
@@ -190,7 +191,8 @@ pub(super) fn survey(
         walk.segment(first, size, head.ok(), next, end)?;
     }
     let Walk { mut survey, expected, .. } = walk;
-    survey.next = expected.max(end.synced + 1);
+    // What follows comes behind all files by its name too.
+    survey.next = expected.max(end.synced + 1).max(strays + 1);
     Ok(survey)
 }
 

@@ -209,3 +209,18 @@ fn accepted_damage_is_not_removed_as_a_segment_that_was_never_begun() {
         assert_eq!(goes_on(&files).len(), 1);
     }
 }
+
+/// Such a file may have a name beyond all that can be read, where a batch at a wrong place reaches it: the segment that was
+/// made when the damage was accepted then came before it.
+#[test]
+fn what_follows_accepted_damage_comes_last_by_its_name() {
+    let files = closed();
+    let size = files.list().unwrap().into_iter().find(|(name, _)| name == FIRST).unwrap().1 as usize;
+    let mut bytes = vec![0; size];
+    files.read_at(FIRST, 0, &mut bytes).unwrap();
+    bytes.splice(SEGMENT_HEAD..SEGMENT_HEAD, sealed(50, &[&body(7)]));
+    files.write_at(FIRST, 0, &bytes).unwrap();
+    files.create(&segment_name(36)).unwrap();
+    assert_eq!(sequences(&all(&open(&files, &Storage::default()).unwrap().reader(), 0)), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(goes_on(&files)[..6], [1, 2, 3, 4, 5, 6]);
+}
