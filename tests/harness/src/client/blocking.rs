@@ -168,6 +168,11 @@ impl Client {
         })
     }
 
+    /// Forgets the frames that were kept, for one who has no use for them.
+    pub fn forget_kept(&mut self) {
+        self.kept.clear();
+    }
+
     /// The next frame, kept or new, and what it meant.
     pub fn take(&mut self) -> Result<(Seen, String), Failure> {
         match self.kept.pop_front() {

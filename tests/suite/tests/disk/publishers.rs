@@ -57,6 +57,8 @@ impl Publisher {
             }
             _ => None,
         });
+        // What the others publish is checked by the log.
+        self.client.forget_kept();
         let (message, outcome) = match next {
             Ok(next) => next,
             Err(Failure::Connection(_) | Failure::Closed(..)) => {
