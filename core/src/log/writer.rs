@@ -313,8 +313,7 @@ impl Log {
         !matches!(self.state, State::Damaged | State::Failed) && self.expired(now_ms).0 > 0
     }
 
-    /// Looks whether a log that was full has room again, and notes the last synced sequence in the `synced` file if it has changed; to be called about once a second from the thread that
-    /// appends, where [`Log::tick`] is not. Errors as there.
+    /// What [`Log::tick`] does without dropping anything, to be called in its place while nothing may be dropped. Errors as there.
     pub fn note_synced(&mut self) -> Result<(), LogError> {
         if matches!(self.state, State::Damaged | State::Failed) {
             return Ok(());
@@ -336,8 +335,8 @@ impl Log {
 
     /// Keeps house; to be called about once a second from the thread that appends.
     ///
-    /// Looks whether a log that was full has room again, notes the last synced sequence in the `synced` file if it has changed, and drops the oldest segments by size
-    /// and age, never the active one. Returns the new first sequence if it has dropped any. [`LogError::Full`] means
+    /// Looks whether a log that was full has room again, notes the last synced sequence in the `synced` file if it has
+    /// changed, and drops the oldest segments by size and age, never the active one. Returns the new first sequence if it has dropped any. [`LogError::Full`] means
     /// to try again later, [`LogError::Failed`] is final as in [`Log::append`]. Does nothing in a log that is damaged
     /// or has failed.
     pub fn tick(&mut self, now_ms: u64) -> Result<Option<u64>, LogError> {
