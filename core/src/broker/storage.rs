@@ -231,6 +231,10 @@ impl Storage {
             return Ok(());
         }
         match self.tail.view().flush() {
+            Ok(flushed) if flushed.deferred && self.tail.view().overlay_bytes() > MOST_DEFERRED => {
+                let error = "the view's store has yet to put its files together; slow down";
+                Err(Error::new(Code::Busy, error).after(250))
+            }
             Ok(_) => Ok(()),
             Err(ViewError::Damaged(why)) => Err(self.view_failed(&ViewError::Damaged(why))),
             Err(e) => {
@@ -357,6 +361,10 @@ pub fn batch_of<'a>(appends: impl Iterator<Item = &'a Append>) -> (usize, usize)
 
 /// The view is flushed by the writer itself once this much waits; usually the view's own thread is quicker.
 pub const OVERLAY: usize = 16 << 20;
+
+/// What may wait in memory while the view's store puts its files together and takes nothing: that passes, so it is more than where it
+/// cannot be written.
+const MOST_DEFERRED: usize = 4 * OVERLAY;
 
 /// What a start may leave in memory where the disk has no room for the view: that of some millions of messages.
 const MOST_AT_START: usize = 256 << 20;

@@ -317,10 +317,16 @@ impl View {
         self.failing.store(u8::from(failing), Relaxed);
     }
 
+    /// Makes flushes find the store behind with its background work, or not any more.
+    #[cfg(test)]
+    pub(crate) fn defer_writes(&self, deferring: bool) {
+        self.failing.store(if deferring { 2 } else { 0 }, Relaxed);
+    }
+
     /// Makes the next flush panic.
     #[cfg(test)]
     pub(crate) fn panic_once(&self) {
-        self.failing.store(2, Relaxed);
+        self.failing.store(3, Relaxed);
     }
 
     fn begins(&self) -> u64 {

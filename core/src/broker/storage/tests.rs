@@ -104,6 +104,31 @@ fn while_the_view_cannot_be_written_nothing_is_dropped() {
     assert!(rig.opened.as_ref().unwrap().reader.first_sequence() > first);
 }
 
+/// Writes were put off for as long as fjall's compaction was behind, and what waited in memory had no bound.
+#[test]
+fn what_waits_for_a_view_that_is_behind_has_a_bound() {
+    let mut rig = Rig::new(0);
+    rig.settings.storage.segment_bytes = 1 << 30;
+    rig.restart();
+    rig.storage().tail.view().defer_writes(true);
+    // Each in a room of its own with a long name, which is what costs memory.
+    let mut stored = 0u32;
+    let refused = loop {
+        match rig.publish(&format!("{stored:0>250}"), "") {
+            Ok(_) => stored += 1,
+            Err(e) => break e,
+        }
+        let waits = rig.storage().tail.view().overlay_bytes();
+        assert!(waits < MOST_DEFERRED + (1 << 20), "{waits} bytes wait after {stored} publishes");
+    };
+    assert_eq!((refused.code(), refused.retry_after_ms()), (Code::Busy, 250));
+    assert!(rig.storage().tail.view().overlay_bytes() > MOST_DEFERRED);
+    assert_eq!(rig.storage().health(), Health::Up);
+    rig.storage().tail.view().defer_writes(false);
+    rig.publish("lobby", "a").unwrap();
+    assert!(rig.storage().tail.view().overlay_bytes() < 1 << 20);
+}
+
 #[test]
 fn ids_of_a_view_that_ends_where_the_log_begins_are_known() {
     // Every batch begins a segment, and only the newest is kept: the log begins with the record after the view's last.
