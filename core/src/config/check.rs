@@ -26,6 +26,7 @@ const RANGES: &[(Limit, u64, u64)] = &[
     // The type that holds them panics at about 24,000.
     (Limit::Headers, 1, 10_000),
     (Limit::JsonDepth, 1, 1 << 20),
+    (Limit::UnsentBytes, 0, 1 << 30),
     (Limit::OutboundBytes, 1, MAX_BYTES),
     (Limit::AppendQueue, 1, MAX_COUNT),
     (Limit::AppendQueueBytes, 1, MAX_BYTES),

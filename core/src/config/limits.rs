@@ -79,6 +79,8 @@ limits! {
     NameBytes name_bytes: usize = 128, "bytes", "Requests refused, of clients and the host.";
     /// Rooms that one connection can be in. Past it: `too_many_rooms`.
     RoomsPerConnection rooms_per_connection: usize = 100, "rooms", "Joins refused.";
+    /// What may lie in the kernel for one connection and is not sent yet (Linux: `TCP_NOTSENT_LOWAT`; it may go past it by one segment). Past it frames wait in the engine, where members share them. 0 leaves it to the kernel, which takes megabytes.
+    UnsentBytes unsent_bytes: usize = 128 << 10, "bytes", "Times that something began to wait for a connection.";
     /// What may wait to be written to one connection, frames of every kind together. History that it asked for does not count: that comes one page at a time. Past it the connection is closed with `slow`.
     OutboundBytes outbound_bytes: usize = 1 << 20, "bytes", "Connections closed.", now "backlog_bytes";
     /// How long a connection with something to write may take nothing. Past it the connection ends without a close frame, which it would not take either.

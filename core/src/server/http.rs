@@ -57,6 +57,17 @@ struct Granted {
     permit: Permit,
 }
 
+/// The kernel would take megabytes for a peer that reads nothing, of each member a copy of its own.
+#[cfg(target_os = "linux")]
+fn keep_unsent(io: &TcpStream, bytes: usize) {
+    if bytes > 0 {
+        let _ = socket2::SockRef::from(io).set_tcp_notsent_lowat(bytes as u32);
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn keep_unsent(_: &TcpStream, _: usize) {}
+
 /// Serves one connection until it ends or is upgraded and handed to a shard. It was accepted at `since`.
 pub(crate) async fn serve(
     io: TcpStream,
@@ -68,6 +79,7 @@ pub(crate) async fn serve(
     // A peer that resets at once.
     let _ = io.set_nodelay(true);
     let limits = &site.shared.policy.limits;
+    keep_unsent(&io, limits.unsent_bytes);
     let visit = Arc::new(Mutex::new(Visit { permit: Some(permit), granted: None }));
     let service = service_fn(|request: Request<Incoming>| {
         let visit = visit.clone();

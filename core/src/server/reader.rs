@@ -6,6 +6,8 @@ use crate::command::{HistoryQuery, Start};
 use crate::error::Error;
 use crate::server::inbox::{Inbox, Item, Read, ReadFor};
 use crate::threads;
+#[cfg(target_os = "linux")]
+use rustix::process::{getpriority_process, setpriority_process};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -88,7 +90,14 @@ impl Drop for Readers {
     }
 }
 
+/// How much these threads give way to the shards and the log (Linux: the nice value of a thread). Whoever asks for history can
+/// wait; those who are live are not to notice.
+const NICE: i32 = 10;
+
 fn run(history: &History, queue: &Mutex<Receiver<Job>>) {
+    // Of this thread alone. Where it is refused they are like all others.
+    #[cfg(target_os = "linux")]
+    let _ = getpriority_process(None).and_then(|now| setpriority_process(None, now + NICE));
     loop {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };

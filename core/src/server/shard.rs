@@ -505,7 +505,10 @@ impl<N: Net> Shard<N> {
                 return;
             }
             Sent::Fine => {}
-            Sent::Began => self.schedule(i, now + slow_ms),
+            Sent::Began => {
+                self.hit(Limit::UnsentBytes);
+                self.schedule(i, now + slow_ms);
+            }
             Sent::Slow => self.slow.push(i),
             Sent::Dead => self.dead.push(i),
         }

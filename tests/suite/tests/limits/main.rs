@@ -171,9 +171,9 @@ impl Stage {
         assert_eq!(self.bob.next_of("publication")["offset"], ack.position.offset);
     }
 
-    /// Exactly these limits were reached, each so often.
+    /// Exactly these limits were reached, each so often; but for what comes by itself where somebody does not read.
     fn counted(&self, expected: &[(Limit, u64)]) {
-        for &limit in Limit::ALL {
+        for &limit in Limit::ALL.iter().filter(|l| **l != Limit::UnsentBytes) {
             let hits = expected.iter().find(|e| e.0 == limit).map_or(0, |e| e.1);
             assert_eq!(self.hits(limit), hits, "{}", limit.name());
         }

@@ -3,7 +3,7 @@
 use crate::hold::Hold;
 use crate::{Client, SOON, Stage, publish};
 use klatch::config::Limit;
-use klatch::{Code, Disconnect, Event, Message, NextEvent};
+use klatch::{Code, Disconnect, Engine, Event, Message, NextEvent};
 use serde_json::json;
 
 #[test]
@@ -56,6 +56,54 @@ fn limit_outbound_bytes() {
     while stage.engine.metrics().backlog_bytes.get() > 0 {
         std::thread::yield_now();
     }
+}
+
+/// The most that lies in the kernel for one of an engine's connections, sent and not acknowledged included.
+fn unsent(engine: &Engine) -> usize {
+    let port = format!(":{:04X}", engine.addresses()[0].port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let queue = |line: &str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let queued = fields[4].split_once(':').unwrap().0;
+        fields[1].ends_with(&port).then(|| usize::from_str_radix(queued, 16).unwrap())
+    };
+    table.lines().skip(1).filter_map(queue).max().unwrap()
+}
+
+/// Two hundred members who asked for history and read none of it had megabytes each in the kernel, and for as long as it took to copy
+/// that the others waited.
+#[test]
+fn limit_unsent_bytes() {
+    let data = format!("\"{}\"", "a".repeat(20_000));
+    // What lies there when something begins to wait here, for a member that reads nothing.
+    let queued = |limit: usize| {
+        let mut stage = Stage::new(json!({"unsent_bytes": limit}));
+        let mut ann = Client::joined(&stage.engine, "user=ann&room=lobby");
+        let mut published = 0;
+        while stage.hits(Limit::UnsentBytes) == 0 {
+            assert_eq!(stage.engine.metrics().backlog_bytes.get(), 0);
+            stage.engine.publish(Message::json("lobby", &data)).wait().unwrap();
+            stage.bob.fence();
+            published += 1;
+        }
+        assert!(stage.engine.metrics().backlog_bytes.get() > 0);
+        let queued = unsent(&stage.engine);
+        for offset in 1..=published {
+            assert_eq!(ann.next()["offset"], offset);
+        }
+        // It is counted once each time.
+        stage.bob.fence();
+        assert_eq!((stage.hits(Limit::UnsentBytes), stage.engine.metrics().backlog_bytes.get()), (1, 0));
+        stage.others_are_served();
+        queued
+    };
+    // One segment of the kernel's may be begun below it, and one sent and not acknowledged.
+    let segments = 2 * (64 << 10);
+    for limit in [16 << 10, 128 << 10] {
+        let queued = queued(limit);
+        assert!((limit..=limit + segments).contains(&queued), "{queued} lie there, and {limit} may");
+    }
+    assert!(queued(0) > 1 << 20, "the kernel's own measure was thought to be larger");
 }
 
 #[test]
