@@ -40,8 +40,12 @@ impl Publisher {
             while good && self.sent < end && self.sent - self.outcomes.len() < WINDOW {
                 let data = format!("\"{}\"", "x".repeat(bytes));
                 let id = format!("{}-{}", self.name, self.sent);
-                assert_eq!(self.client.begin(ROOM, &id, &data).unwrap(), self.sent);
+                let begun = self.client.begin(ROOM, &id, &data);
                 self.sent += 1;
+                match begun {
+                    Ok(message) => assert_eq!(message + 1, self.sent),
+                    Err(e) => return self.lost(&e),
+                }
             }
             good &= self.settle_one();
         }
@@ -61,17 +65,20 @@ impl Publisher {
         self.client.forget_kept();
         let (message, outcome) = match next {
             Ok(next) => next,
-            Err(Failure::Connection(_) | Failure::Closed(..)) => {
-                for message in 0..self.sent {
-                    self.outcomes.entry(message).or_insert(Outcome::Unknown { retry_after_ms: 0 });
-                }
-                return false;
-            }
-            Err(e) => panic!("{}: {e}", self.name),
+            Err(e) => return self.lost(&e),
         };
         let stored = matches!(outcome, Outcome::Stored { .. });
         self.outcomes.insert(message, outcome);
         stored
+    }
+
+    /// The connection has ended, be it while something was read or written.
+    fn lost(&mut self, e: &Failure) -> bool {
+        assert!(matches!(e, Failure::Connection(_) | Failure::Closed(..)), "{}: {e}", self.name);
+        for message in 0..self.sent {
+            self.outcomes.entry(message).or_insert(Outcome::Unknown { retry_after_ms: 0 });
+        }
+        false
     }
 
     /// The offsets of what is stored.
