@@ -46,7 +46,7 @@ fn an_answer_may_come_later_and_from_another_thread() {
 #[test]
 fn an_answer_after_the_timeout_changes_nothing() {
     let (hook, asked) = ask();
-    let settings = limits(json!({"hook_timeout_ms": 100}));
+    let settings = limits(json!({"hook_timeout_ms": 1000}));
     let engine = Engine::builder()
         .settings(settings)
         .log("memory")
@@ -126,7 +126,7 @@ fn hooks_that_block_for_ever_leave_the_rest_of_the_engine_working() {
         }
     }
     let (unblock, blocked) = channel();
-    let settings = limits(json!({"hook_timeout_ms": 100}));
+    let settings = limits(json!({"hook_timeout_ms": 1000}));
     let builder = Engine::builder().settings(settings).log("memory").listen("127.0.0.1:0");
     let engine = builder.authorizer(Arc::new(Block(Mutex::new(blocked)))).start().unwrap();
     let mut let_in = Client::connect(&engine, "user=ann");

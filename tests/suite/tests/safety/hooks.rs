@@ -72,7 +72,7 @@ fn stuck(block: bool) {
     for entry in ["connect", "join", "publish"] {
         let hook = Stuck::new(block);
         let mut settings = Settings::default();
-        settings.limits.hook_timeout_ms = 100;
+        settings.limits.hook_timeout_ms = 500;
         settings.shards = 1;
         settings.log = log.into();
         settings.listen = vec!["127.0.0.1:0".into()];
