@@ -206,11 +206,13 @@ impl Crowd {
     /// # Panics
     /// As [`Crowd::until`].
     pub fn reach(&mut self, offset: u64) {
-        self.until(&format!("everybody to reach {offset}"), |c| {
-            c.members
-                .iter()
-                .all(|m| m.paused || (m.state.is_in(m.place) && m.state.position(m.place).offset >= offset))
-        });
+        self.until(&format!("everybody to reach {offset}"), |c| c.has_reached(offset));
+    }
+
+    /// Whether all members but those that are paused are in the room and have seen everything up to `offset`.
+    pub fn has_reached(&self, offset: u64) -> bool {
+        let reached = |m: &Member| m.state.is_in(m.place) && m.state.position(m.place).offset >= offset;
+        self.members.iter().all(|m| m.paused || reached(m))
     }
 
     /// Publishes as member `n`, with an id; tried again until it is stored. The data is `{"text":"xx.."}` of so many bytes.
