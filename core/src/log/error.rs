@@ -20,7 +20,7 @@ pub enum State {
 /// A part of the log that does not check. Sound records before, within and after it stay readable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Damage {
-    /// The file's name in the log's directory.
+    /// The file's name in the log's directory. Of files that are missing at the log's beginning or end, the first one's.
     pub file: String,
     /// Where the bytes that do not check begin.
     pub from: u64,

@@ -2,6 +2,8 @@
 
 use crate::message::Record;
 use bytes::Bytes;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serializer};
 
 pub(super) const VERSION: u32 = 1;
 pub(super) const SEGMENT_HEAD: usize = 48;
@@ -18,6 +20,23 @@ const SEGMENT_MAGIC: &[u8; 8] = b"klatchlg";
 
 /// A log's random id.
 pub(super) type LogId = [u8; 16];
+
+/// The id in hexadecimal.
+pub(super) fn hex(id: &LogId) -> String {
+    format!("{:032x}", u128::from_be_bytes(*id))
+}
+
+/// The id in hexadecimal, for serde.
+pub(super) fn write_hex<S: Serializer>(id: &LogId, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&hex(id))
+}
+
+/// The id from what [`write_hex`] wrote.
+pub(super) fn read_hex<'de, D: Deserializer<'de>>(from: D) -> Result<LogId, D::Error> {
+    let text = String::deserialize(from)?;
+    let number = u128::from_str_radix(&text, 16).map_err(D::Error::custom)?;
+    Ok(number.to_be_bytes())
+}
 
 /// Where a record lies. Sound only together with its sequence, which [`Reader::read`](super::Reader::read) checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

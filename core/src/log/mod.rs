@@ -12,7 +12,7 @@
 //!   batch head    24  mark u32, content length u32, count u32, first sequence u64, CRC32C u32; then `count` records
 //!   record head   24  body length u32, CRC32C u32, sequence u64, timestamp ms u64; then the body (see `Record`)
 //! synced         48  "klatchsy", version u32, log id [16], first sequence u64, last synced sequence u64, CRC32C u32
-//! accepted           damage that the operator gave up, JSON and its CRC32C
+//! accepted           damage that the operator gave up, and the segment that follows it: JSON and its CRC32C
 //! lock               locked, as the directory is, by the process that writes; holds its process id; never deleted
 //! ```
 //!
@@ -28,6 +28,8 @@
 //! - Nothing is cut but an incomplete last batch with nothing good after it, at or after the `synced` sequence. All
 //!   else that does not check is [`Damage`]: reported, kept as it is, and appends are refused until the operator
 //!   accepts it.
+//! - Damage is accepted once the segment that follows it is on disk, as the log is found with that. Nothing is written to any
+//!   segment before, so it is found alike at each opening. In that segment and after it no damage is ever accepted beforehand.
 //!
 //! Opening reads the whole log once and checks every CRC; a log of many gigabytes takes as long as the disk needs.
 

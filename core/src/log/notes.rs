@@ -2,7 +2,8 @@
 
 use super::error::{Damage, LogError, io_error};
 use super::files::{Files, read_small, replace, write_full};
-use super::format::{LogId, MAX_SEQUENCE, VERSION, u32_at, u64_at};
+use super::format::{LogId, MAX_SEQUENCE, VERSION, read_hex, segment_first, u32_at, u64_at, write_hex};
+use serde::{Deserialize, Serialize};
 use std::io;
 
 pub(super) const SYNCED: &str = "synced";
@@ -84,27 +85,49 @@ pub(super) fn has_room(files: &dyn Files) -> bool {
     made.is_ok() && removed.is_ok()
 }
 
-/// Damage accepted earlier. A file that does not check accepts nothing.
-pub(super) fn read_accepted(files: &dyn Files) -> Result<Vec<Damage>, LogError> {
-    let data =
-        read_small(files, ACCEPTED, MAX_ACCEPTED).map_err(io_error("cannot read the accepted file"))?;
-    let Some(data) = data else { return Ok(Vec::new()) };
-    let parse = || {
-        let (json, crc) = data.split_last_chunk::<9>().filter(|(_, crc)| crc.ends_with(b"\n"))?;
-        let crc = u32::from_str_radix(std::str::from_utf8(&crc[..8]).ok()?, 16).ok()?;
-        (crc == crc32c::crc32c(json)).then(|| serde_json::from_slice(json).ok())?
-    };
-    Ok(parse().unwrap_or_else(|| {
-        tracing::warn!("the log's file `accepted` does not check; no damage counts as accepted");
-        Vec::new()
-    }))
+/// Damage that the operator gave up. Everything later is judged by what this says; it is written when all of that is on disk.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Accepted {
+    /// The log's id. Which it is must not be asked again of files of other logs, when those of this one are fewer.
+    #[serde(serialize_with = "write_hex", deserialize_with = "read_hex")]
+    pub log: LogId,
+    /// The segment that follows the damage. There was one of that name, and it was sound.
+    pub next: u64,
+    /// What the log had lost before that segment.
+    pub damage: Vec<Damage>,
 }
 
-/// Records damage as accepted, in place of what was recorded before.
-pub(super) fn write_accepted(files: &dyn Files, damage: &[Damage]) -> io::Result<()> {
-    let mut data = serde_json::to_vec_pretty(damage)?;
-    data.push(b'\n');
-    let crc = crc32c::crc32c(&data);
-    data.extend_from_slice(format!("{crc:08x}\n").as_bytes());
-    replace(files, ACCEPTED, &data)
+impl Accepted {
+    /// Whether this damage was accepted. Never any at or after the segment that follows: that is written to.
+    pub fn covers(&self, damage: &Damage) -> bool {
+        segment_first(&damage.file).is_some_and(|first| first < self.next) && self.damage.contains(damage)
+    }
+
+    /// What was accepted earlier, if anything was. A file that does not check accepts nothing.
+    pub fn read(files: &dyn Files) -> Result<Option<Accepted>, LogError> {
+        let data =
+            read_small(files, ACCEPTED, MAX_ACCEPTED).map_err(io_error("cannot read the accepted file"))?;
+        let Some(data) = data else { return Ok(None) };
+        let parse = || {
+            let (json, crc) = data.split_last_chunk::<9>().filter(|(_, crc)| crc.ends_with(b"\n"))?;
+            let crc = u32::from_str_radix(std::str::from_utf8(&crc[..8]).ok()?, 16).ok()?;
+            let accepted: Accepted =
+                (crc == crc32c::crc32c(json)).then(|| serde_json::from_slice(json).ok())??;
+            (accepted.next <= MAX_SEQUENCE).then_some(accepted)
+        };
+        let accepted = parse();
+        if accepted.is_none() {
+            tracing::warn!("the log's file `accepted` does not check; no damage counts as accepted");
+        }
+        Ok(accepted)
+    }
+
+    /// Records it, in place of what was recorded before.
+    pub fn write(&self, files: &dyn Files) -> io::Result<()> {
+        let mut data = serde_json::to_vec_pretty(self)?;
+        data.push(b'\n');
+        let crc = crc32c::crc32c(&data);
+        data.extend_from_slice(format!("{crc:08x}\n").as_bytes());
+        replace(files, ACCEPTED, &data)
+    }
 }

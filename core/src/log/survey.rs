@@ -6,7 +6,7 @@ use super::format::{
     Found, LogId, MAX_CONTENT, MAX_SEQUENCE, MIN_RECORD, Mark, Place, RECORD_HEAD, SEGMENT_HEAD, SegmentHead,
     segment_first, segment_name, u32_at, u64_at,
 };
-use super::notes::{SYNCED, Synced, SyncedFile};
+use super::notes::{Accepted, SYNCED, Synced, SyncedFile};
 use super::order::longest_run;
 use super::strays::{sound_batches, take_strays};
 use super::window::Window;
@@ -80,6 +80,8 @@ pub(super) struct Hole {
 #[derive(Debug, Default)]
 pub(super) struct Survey {
     pub id: Option<LogId>,
+    /// What was accepted earlier of this log.
+    pub accepted: Accepted,
     /// The segments, without one that was never finished.
     pub segments: Vec<Segment>,
     /// Damage that has no place in `segments`.
@@ -104,6 +106,8 @@ pub(super) struct Survey {
     pub last_batch: Option<u64>,
     /// Bytes of the damaged end.
     tail_bytes: u64,
+    /// The last file by its name.
+    newest: u64,
 }
 
 /// Sequences left out after a damaged end: more than a log can sync between two writings of the `synced` file.
@@ -116,28 +120,32 @@ impl Survey {
         self.elsewhere.iter().cloned().chain(holes).collect()
     }
 
-    /// A first sequence for a new segment, which no record that was ever synced has had.
+    /// A first sequence for a new segment, which no record that was ever synced has had. It comes behind all files by its name.
     pub fn unused(&self) -> u64 {
         let left_out = if self.tail_damaged { LEAVE_OUT + self.tail_bytes / MIN_RECORD as u64 } else { 0 };
-        let taken = |first: u64| {
-            let name = segment_name(first);
-            self.segments.iter().any(|s| s.first == first)
-                || self.elsewhere.iter().any(|damage| damage.file == name)
-                || self.unfinished.as_ref().is_some_and(|(unfinished, _)| *unfinished == name)
-        };
-        let next = self.next + left_out;
-        if taken(next) { next + 1 } else { next }
+        (self.next + left_out).max(self.newest + 1)
+    }
+
+    /// The last segment, if it is sound and nothing was written to it: it follows all damage that there is.
+    pub fn fresh(&self) -> Option<&Segment> {
+        let whole = self.torn.is_none() && self.unfinished.is_none();
+        self.segments.last().filter(|last| {
+            whole && last.first == self.next && last.takes_more() && last.end == SEGMENT_HEAD as u64
+        })
     }
 }
 
 /// A visitor of sound records: place, sequence, timestamp, body. Records come in order.
 pub(super) type Visit<'a> = &'a mut dyn FnMut(Place, &Found, &[u8]);
 
-/// Reads the whole log. With `then`, damage is described as it will be once a segment of that first sequence follows.
+/// Reads the whole log.
+///
+/// How a segment is judged depends on its own file and name, the name of the next one, and the log's id. So damage that has a
+/// segment behind it is described alike each time, until something happens to one of these.
 pub(super) fn survey(
     files: &dyn Files,
     synced: SyncedFile,
-    then: Option<u64>,
+    accepted: Option<&Accepted>,
     visit: Visit<'_>,
 ) -> Result<Survey, LogError> {
     let mut survey = Survey::default();
@@ -145,6 +153,7 @@ pub(super) fn survey(
     let mut names: Vec<(u64, u64)> =
         listed.into_iter().filter_map(|(name, size)| Some((segment_first(&name)?, size))).collect();
     names.sort_unstable();
+    survey.newest = names.last().map_or(0, |(first, _)| *first);
     let heads = names.iter().map(|(first, _)| read_head(files, *first)).collect::<Result<Vec<_>, _>>()?;
     let mut synced = match synced {
         SyncedFile::Good(synced) => Some(synced),
@@ -154,11 +163,12 @@ pub(super) fn survey(
             None
         }
     };
-    survey.id = choose_id(heads.iter().filter_map(|h| h.as_ref().ok()), synced.as_ref());
+    survey.id = choose_id(heads.iter().filter_map(|h| h.as_ref().ok()), synced.as_ref(), accepted);
     if survey.id.is_none() {
         // No head checks. If the id in one of them is right nonetheless, its batches will show it.
         survey.id = heads.iter().find_map(|h| h.as_ref().err().copied().flatten());
     }
+    survey.accepted = accepted.filter(|a| Some(a.log) == survey.id).cloned().unwrap_or_default();
     if synced.is_some_and(|s| Some(s.id) != survey.id) {
         survey.elsewhere.push(synced_damage(files_len(files, SYNCED)));
         synced = None;
@@ -170,29 +180,35 @@ pub(super) fn survey(
     }
     let mark = Mark::new(&survey.id.unwrap_or_default());
     take_strays(files, mark, &mut files_left, &mut survey.elsewhere)?;
-    let strays = survey.elsewhere.iter().filter_map(|damage| segment_first(&damage.file)).max().unwrap_or(0);
+    let follows = survey.accepted.next;
     let (mut floor, mut limit) = (0, u64::MAX);
-    if then.is_none()
+    // What follows accepted damage was there before that was accepted: a last file is one that was never begun only behind it.
+    let before_last = files_left.len().checked_sub(2).and_then(|i| files_left.get(i));
+    if before_last.map_or(follows == 0, |((before, _), _)| *before >= follows)
         && let Some(((first, size), _)) =
             files_left.pop_if(|((_, size), head)| head.is_err() && *size <= SEGMENT_HEAD as u64)
     {
         survey.unfinished = Some((segment_name(first), size));
         (floor, limit) = (first.saturating_sub(1), first);
     }
+    if follows > 0 && files_left.last().is_none_or(|((last, _), _)| *last < follows) {
+        let damage = Damage { file: segment_name(follows), from: 0, to: 0, missing: Vec::new() };
+        survey.elsewhere.push(damage);
+        survey.tail_damaged = true;
+    }
     let begin = synced.map(|s| s.first).or(files_left.first().map(|((first, _), _)| *first)).unwrap_or(1);
     let mut walk = Walk { files, mark, visit, survey, limit, expected: begin.max(1) };
-    let end = Ending { then, synced: synced.map_or(0, |s| s.last).max(floor) };
+    let synced = synced.map_or(0, |s| s.last).max(floor);
     if files_left.is_empty() {
-        walk.nothing_left(end);
+        walk.nothing_left(synced);
     }
     let mut left = files_left.into_iter().peekable();
     while let Some(((first, size), head)) = left.next() {
         let next = left.peek().map(|((next, _), _)| *next);
-        walk.segment(first, size, head.ok(), next, end)?;
+        walk.segment(first, size, head.ok(), next, synced)?;
     }
     let Walk { mut survey, expected, .. } = walk;
-    // What follows comes behind all files by its name too.
-    survey.next = expected.max(end.synced + 1).max(strays + 1);
+    survey.next = expected.max(synced + 1).max(follows);
     Ok(survey)
 }
 
@@ -211,14 +227,22 @@ fn read_head(files: &dyn Files, first: u64) -> Result<Head, LogError> {
     }
 }
 
-/// The id that most heads carry; among equals, and without any, the synced file's.
-fn choose_id<'a>(heads: impl Iterator<Item = &'a SegmentHead>, synced: Option<&Synced>) -> Option<LogId> {
+/// The id of the accepted file, unless all others name other ones; else the one that most heads carry; among equals, and
+/// without any, the synced file's.
+fn choose_id<'a>(
+    heads: impl Iterator<Item = &'a SegmentHead>,
+    synced: Option<&Synced>,
+    accepted: Option<&Accepted>,
+) -> Option<LogId> {
     let mut votes: HashMap<LogId, (usize, bool)> = HashMap::new();
     for head in heads {
         votes.entry(head.id).or_default().0 += 1;
     }
     if let Some(synced) = synced {
         votes.entry(synced.id).or_default().1 = true;
+    }
+    if let Some(accepted) = accepted.filter(|a| votes.is_empty() || votes.contains_key(&a.log)) {
+        return Some(accepted.log);
     }
     votes.into_iter().max_by_key(|(id, votes)| (*votes, *id)).map(|(id, _)| id)
 }
@@ -230,15 +254,6 @@ fn files_len(files: &dyn Files, name: &str) -> u64 {
 
 fn synced_damage(len: u64) -> Damage {
     Damage { file: SYNCED.into(), from: 0, to: len, missing: Vec::new() }
-}
-
-/// How the log is to end.
-#[derive(Clone, Copy)]
-struct Ending {
-    /// The first sequence of a segment that will follow.
-    then: Option<u64>,
-    /// The last sequence that was surely there once.
-    synced: u64,
 }
 
 struct Walk<'a> {
@@ -255,35 +270,40 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     /// No segment at all, though perhaps there were some.
-    fn nothing_left(&mut self, end: Ending) {
-        let next = end.then.unwrap_or(end.synced + 1);
-        if self.expected < next {
-            let (file, missing) =
-                (segment_name(end.then.unwrap_or(self.expected)), vec![(self.expected, next - 1)]);
-            self.survey.elsewhere.push(Damage { file, from: 0, to: 0, missing });
+    fn nothing_left(&mut self, synced: u64) {
+        if self.expected <= synced {
+            let damage = self.missing_before(synced + 1);
+            self.survey.elsewhere.push(damage);
             self.survey.tail_damaged = true;
         }
     }
 
+    /// Files that are not there, up to the one of this name.
+    fn missing_before(&self, first: u64) -> Damage {
+        let missing = vec![(self.expected, first - 1)];
+        Damage { file: segment_name(self.expected), from: 0, to: 0, missing }
+    }
+
+    /// Reads a segment. `synced` is the last sequence that was surely there once.
     fn segment(
         &mut self,
         first: u64,
         size: u64,
         head: Option<SegmentHead>,
-        next: Option<u64>,
-        end: Ending,
+        next_name: Option<u64>,
+        synced: u64,
     ) -> Result<(), LogError> {
         let name = segment_name(first);
         let failed = |e| LogError::Io { what: format!("cannot read {name}"), error: e };
         let mut window = Window::lenient(name.clone());
         let mut segment = Segment::new(first, head.map_or(0, |h| h.created));
-        let next_name = next.or(end.then);
         self.survey.last_batch = None;
         // Its head has been looked at already, but not for what cannot be read.
         window.get(self.files, 0, SEGMENT_HEAD, size).map_err(failed)?;
         if self.survey.segments.is_empty() && self.expected < first {
             // Retention did not drop what is missing here, or the synced file would say so.
-            self.hole(&mut segment, &mut window, (0, 0), first).map_err(failed)?;
+            segment.holes.push(Hole { damage: self.missing_before(first), salvaged: Vec::new() });
+            self.expected = first;
         }
         let ours = head.is_none_or(|h| Some(h.id) == self.survey.id);
         let head_bad = head.is_none_or(|h| h.first != first);
@@ -335,7 +355,7 @@ impl Walk<'_> {
             self.expected = batch_last + 1;
             at += len;
         }
-        self.finish(segment, window, bad, size, next_name, end).map_err(failed)
+        self.finish(segment, window, bad, size, next_name, synced).map_err(failed)
     }
 
     /// Where the sound batches begin that are in order, from `at` on.
@@ -361,21 +381,21 @@ impl Walk<'_> {
         bad: Option<u64>,
         size: u64,
         next_name: Option<u64>,
-        end: Ending,
+        synced: u64,
     ) -> std::io::Result<()> {
         let from = bad.unwrap_or(size);
         if let Some(next) = next_name {
             if bad.is_some() || self.expected < next {
                 self.hole(&mut segment, &mut window, (from, size), next)?;
             }
-        } else if self.expected <= end.synced
+        } else if self.expected <= synced
             || bad == Some(0)
             || window.unreadable_after(from)
             // What was being written when the writer stopped is no whole batch.
             || window.is_whole(self.files, self.mark, from, size)?
         {
             let salvaged = self.salvage(&mut window, (from, size), u64::MAX)?;
-            let next = salvaged.last().map_or(0, |f| f.sequence).max(end.synced) + 1;
+            let next = salvaged.last().map_or(0, |f| f.sequence).max(synced) + 1;
             self.hole(&mut segment, &mut window, (from, size), next)?;
             self.survey.tail_damaged = true;
             self.survey.tail_bytes = size - from;
@@ -427,14 +447,15 @@ impl Walk<'_> {
 
     /// Sound records within a damaged stretch, by their sequences and CRCs; their `at` is that of the file.
     ///
-    /// What is found does not depend on `next`, as long as that is beyond any sequence the bytes have room for.
+    /// What is found does not depend on `next`, as long as that is beyond any sequence the bytes have room for. Where a head
+    /// belongs nothing is looked for: there is no place of a record.
     fn salvage(&self, window: &mut Window, (from, to): (u64, u64), next: u64) -> std::io::Result<Vec<Found>> {
         let room = self.expected.saturating_add((to - from) / MIN_RECORD as u64 + 1);
         let limit = next.min(room).min(self.limit).min(MAX_SEQUENCE + 1);
         let mut sound: Vec<Found> = Vec::new();
         // Data that looks like heads of records could make this search long; it gives up instead.
         let mut budget = (to - from).saturating_mul(64);
-        let mut at = from;
+        let mut at = from.max(SEGMENT_HEAD as u64);
         while at + (MIN_RECORD as u64) <= to && self.expected < limit && budget > 0 {
             let head = window.get(self.files, at, RECORD_HEAD, to)?;
             let sequence = u64_at(head, 8).unwrap_or(0);

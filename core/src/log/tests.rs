@@ -7,6 +7,7 @@ use crate::message::{Kind, Record};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+mod accepted;
 mod careless;
 mod crash;
 mod damage;

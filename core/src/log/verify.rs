@@ -3,8 +3,8 @@
 use super::disk::Disk;
 use super::error::{Damage, LogError};
 use super::files::Files;
-use super::format::segment_name;
-use super::notes::{Synced, SyncedFile, read_accepted};
+use super::format::{hex, segment_name};
+use super::notes::{Accepted, Synced, SyncedFile};
 use super::survey::{Survey, survey};
 use crate::message::Record;
 use bytes::Bytes;
@@ -114,22 +114,21 @@ pub(crate) fn verify_files(files: &dyn Files) -> Result<Report, LogError> {
 }
 
 fn check(files: &dyn Files, synced: SyncedFile) -> Result<Report, LogError> {
-    let accepted = read_accepted(files)?;
+    let accepted = Accepted::read(files)?;
     let mut rooms = HashSet::new();
     let mut sequences: Option<(u64, u64)> = None;
-    let found = survey(files, synced, None, &mut |_, found, body| {
+    let found = survey(files, synced, accepted.as_ref(), &mut |_, found, body| {
         sequences = Some((sequences.map_or(found.sequence, |(first, _)| first), found.sequence));
         let record = Record::trusted(found.sequence, found.time, Bytes::copy_from_slice(body));
         let mut hasher = DefaultHasher::new();
         record.room().hash(&mut hasher);
         rooms.insert(hasher.finish());
     })?;
-    let damage = found.damage();
-    let (accepted, damage) = damage.into_iter().partition(|d| accepted.contains(d));
+    let (accepted, damage) = found.damage().into_iter().partition(|d| found.accepted.covers(d));
     let segments = segments(&found);
     let times = segments.iter().filter_map(|s| s.times);
     Ok(Report {
-        id: found.id.map(|id| id.iter().map(|b| format!("{b:02x}")).collect()),
+        id: found.id.as_ref().map(hex),
         records: segments.iter().map(|s| s.records).sum(),
         batches: segments.iter().map(|s| s.batches).sum(),
         rooms: rooms.len() as u64,

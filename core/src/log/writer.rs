@@ -6,7 +6,7 @@ use super::files::{Files, read_full, write_full};
 use super::format::{
     BATCH_HEAD, LogId, MAX_CONTENT, MAX_SEQUENCE, Place, RECORD_HEAD, SEGMENT_HEAD, SegmentHead, segment_name,
 };
-use super::notes::{SYNCED, Synced, SyncedFile, has_room, read_accepted, write_accepted};
+use super::notes::{Accepted, SYNCED, Synced, SyncedFile, has_room};
 use super::reader::{Index, Reader, Shared};
 use super::survey::{Segment, Survey, survey};
 use crate::config::Storage;
@@ -49,8 +49,8 @@ impl Log {
     /// Opens the log in `files`, or makes a new one with `new_id` if there is none.
     ///
     /// Reads all of it. An incomplete last batch is cut; with other damage the log opens in [`State::Damaged`] and
-    /// nothing on disk is changed, unless `options.accept_damage` is set: then the damage is recorded as accepted,
-    /// and writing goes on in a new segment.
+    /// nothing on disk is changed, unless `options.accept_damage` is set: then a new segment is made in which writing
+    /// goes on, and the damage before it is recorded as accepted.
     pub fn open(
         files: Arc<dyn Files>,
         options: &Storage,
@@ -58,8 +58,8 @@ impl Log {
         now_ms: u64,
     ) -> Result<Log, LogError> {
         let note = Synced::read(&*files)?;
-        let accepted = read_accepted(&*files)?;
-        let mut found = survey(&*files, note, None, &mut |_, _, _| {})?;
+        let accepted = Accepted::read(&*files)?;
+        let mut found = survey(&*files, note, accepted.as_ref(), &mut |_, _, _| {})?;
         for (file, from, to) in &found.unreadable {
             tracing::error!(
                 "the disk cannot read {file}, bytes {from} to {to}; what was there counts as damaged"
@@ -67,7 +67,7 @@ impl Log {
         }
         let mut damage = found.damage();
         let mut lost = lost_in(&damage);
-        damage.retain(|d| !accepted.contains(d));
+        damage.retain(|d| !found.accepted.covers(d));
         for d in &damage {
             tracing::warn!("the log is damaged: {d}");
         }
@@ -80,26 +80,21 @@ impl Log {
             let log = Log::new(files, id, options, found, damage, noted, State::Damaged);
             return Ok(Log { lost, ..log });
         }
-        // A file that is known to be damaged is not one that was never begun, though it has no more than a head either.
-        let next = segment_name(found.next);
-        found.unfinished.take_if(|(name, _)| *name != next && accepted.iter().any(|d| d.file == *name));
-        if damage.is_empty() {
-            recover(&*files, &found, noted)?;
-        } else {
-            found = accept(&*files, note, &found)?;
+        let (created, was_empty) = (now_ms.max(found.last_time), found.segments.is_empty());
+        if !damage.is_empty() {
+            found = accept(&*files, note, &found, id, created)?;
             lost = lost_in(&found.damage());
-        }
-        // Nothing is appended behind damage. There is always a segment after it, but for one whose making was interrupted.
-        let goes_on = damage.is_empty() && found.segments.last().is_some_and(Segment::takes_more);
-        let new_segment = (!goes_on).then_some(found.next);
-        if let Some(first) = new_segment {
-            let created = now_ms.max(found.last_time);
-            make_segment(&*files, &SegmentHead { id, first, created }).map_err(Making::into_error)?;
-            found.segments.push(Segment::new(first, created));
+        } else {
+            recover(&*files, &found, noted)?;
+            if was_empty {
+                let first = found.next;
+                make_segment(&*files, &SegmentHead { id, first, created }).map_err(Making::into_error)?;
+                found.segments.push(Segment::new(first, created));
+            }
         }
         let log = Log::new(files, id, options, found, damage, noted, State::Good);
         let mut log = Log { lost, ..log };
-        if new_segment.is_some() {
+        if was_empty || !log.damage.is_empty() {
             log.note(log.first_kept()).map_err(opening("write the synced file"))?;
         }
         Ok(log)
@@ -471,29 +466,45 @@ fn lost_in(damage: &[Damage]) -> Vec<(u64, u64)> {
     damage.iter().flat_map(|d| d.missing.iter().copied()).collect()
 }
 
-/// Records all damage as accepted, and surveys the log as it will be with the segment that follows.
-fn accept(files: &dyn Files, note: SyncedFile, found: &Survey) -> Result<Survey, LogError> {
-    let first = found.unused();
-    if first > MAX_SEQUENCE {
-        return Err(LogError::Full);
-    }
-    if let Some(last) = found.segments.last() {
-        // Nothing will be appended to it any more, and readers may have seen its last batch.
-        let name = segment_name(last.first);
-        match found.last_batch {
-            None if !last.holes.is_empty() => {
-                files.sync_data(&name).map_err(opening(&format!("sync {name}")))?;
-            }
-            last_batch => settle(files, last, last_batch)?,
+/// Gives all damage up: makes the segment that follows it, and then records what is damaged in the log as it is now. So it is not
+/// foretold how the damage will be found again, and a log of which that segment is missing was damaged anew.
+fn accept(
+    files: &dyn Files,
+    note: SyncedFile,
+    found: &Survey,
+    id: LogId,
+    created: u64,
+) -> Result<Survey, LogError> {
+    let next = match found.fresh() {
+        // An acceptance that was stopped has made it. It may not be durable.
+        Some(fresh) => {
+            settle(files, fresh, None)?;
+            files.sync_dir().map_err(opening("sync the log's directory"))?;
+            fresh.first
         }
-    }
-    let mut again = survey(files, note, Some(first), &mut |_, _, _| {})?;
-    let mut damage = again.damage();
+        None => {
+            if let Some(last) = found.segments.last() {
+                // Nothing will be appended to it any more, and readers may have seen its last batch.
+                let name = segment_name(last.first);
+                match found.last_batch {
+                    None if !last.holes.is_empty() => {
+                        files.sync_data(&name).map_err(opening(&format!("sync {name}")))?;
+                    }
+                    last_batch => settle(files, last, last_batch)?,
+                }
+            }
+            let first = found.unused();
+            make_segment(files, &SegmentHead { id, first, created }).map_err(Making::into_error)?;
+            first
+        }
+    };
+    let accepted = Accepted { log: id, next, damage: Vec::new() };
+    let mut again = survey(files, note, Some(&accepted), &mut |_, _, _| {})?;
+    again.accepted.damage = again.damage();
     // That file is written anew, and new damage to it is to be noticed.
-    damage.retain(|d| d.file != SYNCED);
-    write_accepted(files, &damage).map_err(opening("record accepted damage"))?;
-    tracing::warn!("the log's damage is accepted; it goes on with sequence {first}");
-    again.next = first;
+    again.accepted.damage.retain(|d| d.file != SYNCED);
+    again.accepted.write(files).map_err(opening("record accepted damage"))?;
+    tracing::warn!("the log's damage is accepted; it goes on with sequence {next}");
     Ok(again)
 }
 

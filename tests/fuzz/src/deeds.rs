@@ -90,7 +90,10 @@ impl Disk {
         let near = |n: u64| n.abs_diff(MAX_SEQUENCE) < 1 << 32;
         self.snapshot().iter().any(|(name, bytes)| {
             let named = name.strip_suffix(".log").and_then(|n| n.parse::<u64>().ok());
+            let digits = bytes.split(|b| !b.is_ascii_digit());
+            let mut numbers = digits.filter_map(|n| str::from_utf8(n).ok()?.parse().ok());
             named.is_some_and(near)
+                || name == "accepted" && numbers.any(near)
                 || bytes.windows(8).any(|w| near(u64::from_le_bytes(w.try_into().unwrap_or_default())))
         })
     }
@@ -182,13 +185,12 @@ impl<'a> Deeds<'a> {
                 let accepted = if input.byte().is_multiple_of(4) {
                     input.bytes()
                 } else {
-                    let (from, first) = (input.byte(), input.sequence());
-                    let json = format!(
-                        r#"[{{"file":"{name}","from":{from},"to":{},"missing":[[{first},{}]]}}]"#,
-                        input.byte(),
-                        input.sequence()
+                    let (from, to, first, last) =
+                        (input.byte(), input.byte(), input.sequence(), input.sequence());
+                    let damage = format!(
+                        r#"{{"file":"{name}","from":{from},"to":{to},"missing":[[{first},{last}]]}}"#
                     );
-                    page::accepted(json.as_bytes())
+                    page::accepted(&self.id(input), input.sequence(), &damage)
                 };
                 return disk.put("accepted", &accepted);
             }

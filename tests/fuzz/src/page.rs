@@ -30,9 +30,10 @@ fn closed(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-/// The file `accepted`.
-pub fn accepted(json: &[u8]) -> Vec<u8> {
-    let mut bytes = [json, b"\n"].concat();
+/// The file `accepted`, with damage in JSON.
+pub fn accepted(id: &[u8; 16], next: u64, damage: &str) -> Vec<u8> {
+    let id: String = id.iter().map(|b| format!("{b:02x}")).collect();
+    let mut bytes = format!("{{\"log\":\"{id}\",\"next\":{next},\"damage\":[{damage}]}}\n").into_bytes();
     bytes.extend(format!("{:08x}\n", crc32c::crc32c(&bytes)).bytes());
     bytes
 }

@@ -163,7 +163,8 @@ fn a_file_that_holds_nothing_hides_nothing() {
 }
 
 /// The making of the segment after accepted damage was interrupted. The next opening removed it and appended to the damaged
-/// one: behind less than a head, where nothing was found again, though it had been acknowledged.
+/// one: behind less than a head, where nothing was found again, though it had been acknowledged. Now damage is accepted only when
+/// that segment is there.
 #[test]
 fn a_segment_after_damage_that_was_not_finished_is_begun_again() {
     for (len, unfinished) in [(31, 0), (31, 20), (0, 48), (150, 0), (150, 48)] {
@@ -174,6 +175,10 @@ fn a_segment_after_damage_that_was_not_finished_is_begun_again() {
         drop(log);
         files.truncate(&made, 0).unwrap();
         files.write_at(&made, 0, &vec![7; unfinished]).unwrap();
+        assert_eq!(open(&files, &Storage::default()).unwrap().state(), State::Damaged, "it is missing");
+        files.remove("accepted").unwrap();
+        assert_eq!(open(&files, &Storage::default()).unwrap().state(), State::Damaged, "not accepted yet");
+        drop(open(&files, &ACCEPT).unwrap());
         for n in 1..4 {
             let mut log = open(&files, &Storage::default()).unwrap();
             assert_eq!((log.state(), log.damage()), (State::Good, &[][..]), "{len}, {unfinished}");
@@ -206,6 +211,22 @@ fn accepted_damage_is_not_removed_as_a_segment_that_was_never_begun() {
         for _ in 0..2 {
             assert_eq!(open(&files, &Storage::default()).unwrap().state(), state, "{len}");
         }
+        assert_eq!(goes_on(&files).len(), 1);
+    }
+}
+
+/// Bytes of a record where a head belongs, in a file without one: the record counted as found, and could not be read.
+#[test]
+fn no_record_lies_where_a_head_belongs() {
+    let record = sealed(1, &[b"\0\x01\0\0rnull"]).split_off(BATCH_HEAD);
+    for (before, after) in [(0, 0), (5, 0), (5, 200)] {
+        let files = closed();
+        files.truncate(FIRST, 0).unwrap();
+        extend(&files, FIRST, &vec![7; before]);
+        extend(&files, FIRST, &record);
+        extend(&files, FIRST, &vec![7; after]);
+        let log = open(&files, &Storage::default()).unwrap();
+        assert_eq!((log.lost(), all(&log.reader(), 0).len()), (&[(1, 6)][..], 0), "{before}, {after}");
         assert_eq!(goes_on(&files).len(), 1);
     }
 }
