@@ -1,6 +1,6 @@
 //! Whatever happens to a log after damage to it was accepted: it is judged alike at each opening, and can be accepted again.
 
-use super::damage::{contents, read};
+use super::damage::{contents, read, segments};
 use super::*;
 
 const OPTIONS: Storage =
@@ -47,15 +47,12 @@ fn happens(files: &Faulty, name: &str, deed: Deed) -> bool {
     deed == Deed::Remove || read(files, name) != before
 }
 
-/// A closed log of three segments with two or three records each, to one of which something happens.
-fn damaged(segment: usize, deed: Deed) -> Arc<Faulty> {
+/// A closed log of segments with two or three records each.
+fn closed(records: u64) -> Arc<Faulty> {
     let files = Arc::new(Faulty::new(1));
     let mut log = open(&files, &OPTIONS).unwrap();
-    (1..=7).for_each(|n| drop(append(&mut log, n, 1).unwrap()));
+    (1..=records).for_each(|n| drop(append(&mut log, n, 1).unwrap()));
     log.close().unwrap();
-    let segments = super::damage::segments(&files);
-    assert_eq!(segments.len(), 3, "{segments:?}");
-    happens(&files, &segments[segment].0, deed);
     files
 }
 
@@ -93,11 +90,14 @@ fn is_judged_alike(files: &Arc<Faulty>, records: u64, what: &str) -> bool {
 #[test]
 fn a_log_with_accepted_damage_is_judged_alike_at_each_opening() {
     let mut anew = 0;
-    for (first, (segment, records)) in
-        DEEDS.into_iter().flat_map(|d| [(0, 0), (1, 2), (2, 4)].map(|then| (d, then)))
-    {
-        let what = format!("{first:?} to segment {segment}, then {records} records");
-        let accepted = damaged(segment, first);
+    // Records at first, the segment to which something happens, and the records that follow once that was accepted.
+    let logs = [(2, 0, 0), (2, 0, 4), (7, 0, 0), (7, 1, 2), (7, 2, 4)];
+    for (first, (had, segment, records)) in DEEDS.into_iter().flat_map(|deed| logs.map(|log| (deed, log))) {
+        let what = format!("{first:?} to segment {segment} of {had} records, then {records}");
+        let accepted = closed(had);
+        let segments = segments(&accepted);
+        assert_eq!(segments.len(), if had == 2 { 1 } else { 3 }, "{segments:?}");
+        happens(&accepted, &segments[segment].0, first);
         assert!(is_judged_alike(&accepted, records, &what), "{what}: not damaged");
         let names: Vec<String> = contents(&accepted).into_iter().map(|(name, _)| name).collect();
         let deeds: Vec<(&String, Deed)> = names.iter().flat_map(|n| DEEDS.map(|d| (n, d))).collect();
@@ -113,4 +113,23 @@ fn a_log_with_accepted_damage_is_judged_alike_at_each_opening() {
         }
     }
     assert!(anew > 10_000, "only {anew}");
+}
+
+/// Two files of another log were accepted. Once retention had dropped the log's own, those were more: all that followed counted
+/// as another log's.
+#[test]
+fn files_of_another_log_do_not_outvote_it() {
+    let (files, other) = (closed(8), Arc::new(Faulty::new(2)));
+    let mut log = Log::open(other.clone(), &OPTIONS, *b"another log's id", 0).unwrap();
+    append(&mut log, 1, 1).unwrap();
+    let foreign = read(&other, "00000000000000000001.log");
+    segments(&files)[2..].iter().for_each(|(name, _)| files.edit(name, |b| b.clone_from(&foreign)));
+    drop(open(&files, &ACCEPT).unwrap());
+    let retain_bytes = segments(&files)[1..].iter().map(|(_, size)| size).sum::<u64>() - 1;
+    let mut log = open(&files, &Storage { retain_bytes, ..OPTIONS }).unwrap();
+    let written = append(&mut log, 8, 1).unwrap()[0].0.clone();
+    assert_eq!(log.tick(0).unwrap(), Some(6));
+    log.close().unwrap();
+    let log = open(&files, &OPTIONS).unwrap();
+    assert_eq!((log.state(), all(&log.reader(), 0)), (State::Good, vec![written]));
 }

@@ -390,8 +390,8 @@ fn a_cut_back_that_fails_is_final() {
     goes_on(&Arc::new(files.restart()), &OPTIONS, &Run::acked(3), "restarted");
 }
 
-/// Segments that found no room for their heads were removed, but not durably: a power cut brought them back, and all but the last
-/// counted as damage.
+/// Segments that found no room for their heads were removed, but not durably: a power cut brought them back, and they counted as
+/// damage.
 #[test]
 fn a_segment_that_was_never_begun_does_not_come_back() {
     for seed in 0..200 {
