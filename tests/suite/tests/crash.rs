@@ -200,7 +200,7 @@ impl Victim {
         let address = server.address();
         let client = |name| {
             let mut client = Client::connect(&server.url(), name).unwrap();
-            client.timeout = Duration::from_secs(60);
+            client.set_timeout(Duration::from_secs(60));
             client
         };
         let (publisher, mut listener) = (client("publisher"), client("listener"));

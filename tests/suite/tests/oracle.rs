@@ -124,7 +124,7 @@ fn listen(url: &str, rooms: &[String], since: Option<u64>) -> JoinHandle<BTreeMa
     }
     let count = rooms.len();
     std::thread::spawn(move || {
-        client.timeout = std::time::Duration::from_secs(60);
+        client.set_timeout(std::time::Duration::from_secs(60));
         let (mut seen, mut ended) = (BTreeMap::new(), 0);
         while ended < count {
             let (what, text) = client.take().unwrap();

@@ -48,8 +48,7 @@ pub struct Client {
     state: State,
     socket: Option<WebSocket<TcpStream>>,
     kept: VecDeque<(Seen, String)>,
-    /// How long calls wait. Default 10 s.
-    pub timeout: Duration,
+    timeout: Duration,
 }
 
 const KEPT: usize = 65_536;
@@ -76,8 +75,7 @@ impl Client {
     fn dial(&mut self) -> Result<(), Failure> {
         let failed = |e: &dyn fmt::Display| Failure::Connection(e.to_string());
         let stream = self.target.connect(self.timeout).map_err(|e| failed(&e))?;
-        stream.set_read_timeout(Some(self.timeout)).map_err(|e| failed(&e))?;
-        stream.set_write_timeout(Some(self.timeout)).map_err(|e| failed(&e))?;
+        wait(&stream, self.timeout).map_err(|e| failed(&e))?;
         let uri = self.target.to_string().parse().map_err(|e| failed(&e))?;
         let request = ClientRequestBuilder::new(uri).with_sub_protocol("klatch.v1");
         let (socket, _) = tungstenite::client(request, stream).map_err(|e| failed(&e))?;
@@ -87,6 +85,15 @@ impl Client {
             self.send_text(r#"{"type":"connect"}"#)?;
         }
         self.until(|seen| matches!(seen, Seen::Welcome).then_some(()))
+    }
+
+    /// How long calls wait from now on. Default 10 s.
+    pub fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+        if let Some(socket) = &self.socket {
+            // A connection that has ended says so at the next call.
+            let _ = wait(socket.get_ref(), timeout);
+        }
     }
 
     /// What it did and saw so far.
@@ -267,4 +274,9 @@ impl Client {
         self.state.closed();
         Err(failure)
     }
+}
+
+fn wait(stream: &TcpStream, timeout: Duration) -> io::Result<()> {
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))
 }

@@ -73,7 +73,7 @@ fn fill(server: &Server, publishers: &mut [Publisher]) {
 fn reads_go_on(server: &Server, publishers: &[Publisher]) -> History {
     let all = holds(server, publishers, 0);
     let mut member = Client::connect(&server.url(), "late").unwrap();
-    member.timeout = PATIENCE;
+    member.set_timeout(PATIENCE);
     let from = all.publications.len() / 2;
     let since =
         Since { epoch: all.epoch.clone(), offset: klatch_suite::history::offset(&all.publications[from]) };

@@ -126,7 +126,7 @@ fn x22_what_was_acknowledged_is_there_after_the_power_has_failed() {
             for (n, outcome) in newest {
                 let Outcome::Stored { offset, .. } = outcome else { continue };
                 let mut again = Client::connect(&server.url(), name).unwrap();
-                again.timeout = PATIENCE;
+                again.set_timeout(PATIENCE);
                 let data = format!("\"{}\"", "x".repeat(300));
                 let again = again.publish(ROOM, &format!("{name}-{n}"), &data).unwrap();
                 assert_eq!(again, Outcome::Stored { offset, duplicate: true }, "{name}-{n} in cycle {cycle}");

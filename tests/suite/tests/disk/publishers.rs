@@ -26,7 +26,7 @@ impl Publisher {
     /// A member of the room.
     pub fn join(server: &Server, name: &str) -> Publisher {
         let mut client = Client::connect(&server.url(), name).unwrap();
-        client.timeout = PATIENCE;
+        client.set_timeout(PATIENCE);
         client.join(ROOM, JoinOptions::default()).unwrap();
         Publisher { client, name: name.into(), sent: 0, outcomes: BTreeMap::new() }
     }
