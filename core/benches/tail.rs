@@ -8,7 +8,7 @@ use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use klatch::Settings;
 use klatch::broker::append::{ConnectionKey, Reply};
-use klatch::broker::tail::{Origin, Tail};
+use klatch::broker::tail::{Origin, Tail, checkpoint};
 use klatch::message::{Kind, Record};
 use klatch::metrics::Metrics;
 use klatch::room::hub::{Accepted, Hub, RoomBatch, RoomKey, ShardPort};
@@ -83,7 +83,7 @@ fn tail(c: &mut Criterion) {
                     records(next - BATCH, rooms, ids)
                 },
                 |records| {
-                    let last = records.last().map_or(0, |r| r.0.offset());
+                    let last = checkpoint(&records.last().expect("a batch").0);
                     let origins = std::iter::repeat_n(Origin::Read, records.len());
                     tail.accept(&records, origins, last).expect("accept");
                 },

@@ -101,6 +101,16 @@ metrics! {
     log_first_offset: "gauge";
     /// 1 while publishes are refused because of the storage.
     storage_refusing: "gauge";
+    /// Bytes of messages that the Kafka cluster has not acknowledged.
+    kafka_unacknowledged_bytes: "gauge";
+    /// Kafka producers that had failed for good and were replaced.
+    kafka_producers_replaced: "gauge";
+    /// Records of other programs that were delivered.
+    kafka_foreign: "counter";
+    /// Records of the Kafka topic that are no messages, and were not delivered.
+    kafka_junk: "counter";
+    /// Records in another partition than their room's, which were not delivered.
+    kafka_misplaced: "counter";
     /// Message ids in memory.
     ids: "gauge";
     /// Bytes of recent publications in memory.

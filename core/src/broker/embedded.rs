@@ -2,12 +2,13 @@
 //! nobody waits on purpose.
 
 use crate::broker::append::{Append, Outcome};
+use crate::broker::queue::{self, Queue};
 use crate::broker::storage::{self, Storage};
 use crate::broker::tail::Tail;
 use crate::broker::{Broker, Health};
 use crate::clock::Clock;
 use crate::codes::Code;
-use crate::config::{Limit, Limits, Settings};
+use crate::config::Settings;
 use crate::error::{Error, Result};
 use crate::log::{Disk, Files, Reader};
 use crate::message::{Epoch, Publication};
@@ -15,7 +16,6 @@ use crate::metrics::Metrics;
 use crate::room::hub;
 use crate::threads;
 use crate::view::{OwnedRow, ViewAt};
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -33,16 +33,12 @@ pub struct EmbeddedBroker {
 
 #[derive(Debug)]
 struct Shared {
-    queue: Mutex<Queue>,
+    inner: Mutex<Inner>,
     ready: Condvar,
     done: Condvar,
     tail: Arc<Tail>,
     clock: Arc<dyn Clock>,
-    metrics: Arc<Metrics>,
     health: AtomicU8,
-    max_count: usize,
-    max_bytes: usize,
-    timeout_ms: u64,
 }
 
 /// What the writer thread owns.
@@ -55,12 +51,9 @@ pub(crate) struct Writer {
     ticked_ms: u64,
 }
 
-#[derive(Debug, Default)]
-struct Queue {
-    appends: VecDeque<Append>,
-    bytes: usize,
-    /// When the writer last took something, or the oldest came (steady clock).
-    since_ms: u64,
+#[derive(Debug)]
+struct Inner {
+    queue: Queue,
     /// The writer is asleep and must be woken.
     asleep: bool,
     stopping: bool,
@@ -104,18 +97,14 @@ impl EmbeddedBroker {
         metrics: Arc<Metrics>,
     ) -> Result<(EmbeddedBroker, Writer)> {
         let opened = storage::open(files, view_at, settings, metrics.clone(), clock.wall_ms())?;
-        let Limits { append_queue, append_queue_bytes, publish_timeout_ms, .. } = settings.limits;
+        let queue = Queue::new(&settings.limits, metrics.clone());
         let shared = Arc::new(Shared {
-            queue: Mutex::default(),
+            inner: Mutex::new(Inner { queue, asleep: false, stopping: false, stopped: false, failed: None }),
             ready: Condvar::new(),
             done: Condvar::new(),
             tail: opened.tail,
             clock,
-            metrics,
             health: AtomicU8::new(opened.storage.health() as u8),
-            max_count: append_queue,
-            max_bytes: append_queue_bytes,
-            timeout_ms: publish_timeout_ms,
         });
         let ticked_ms = shared.clock.steady_ms();
         let writer = Writer { shared: shared.clone(), storage: opened.storage, todo: Vec::new(), ticked_ms };
@@ -125,7 +114,7 @@ impl EmbeddedBroker {
     /// Whether publishes wait for the writer.
     #[cfg(test)]
     pub(crate) fn has_work(&self) -> bool {
-        !self.shared.lock().appends.is_empty()
+        !self.shared.lock().queue.is_empty()
     }
 
     /// Its tail.
@@ -135,54 +124,16 @@ impl EmbeddedBroker {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Queues the first of these publishes, as many as there is room for: they are of many connections, and those that came first
-    /// must not be refused for the last, nor all of them again and again. Says why it does not take the rest, if there is any.
-    fn take(&self, q: &mut Queue, appends: &mut Vec<Append>) -> Option<Error> {
-        let (mut count, mut bytes, mut limit) = (0, q.bytes, None);
-        for append in appends.iter() {
-            if q.appends.len() + count >= self.max_count {
-                limit = Some(Limit::AppendQueue);
-                break;
-            }
-            if bytes + append.size() > self.max_bytes {
-                limit = Some(Limit::AppendQueueBytes);
-                break;
-            }
-            (count, bytes) = (count + 1, bytes + append.size());
-        }
-        if count > 0 {
-            if q.appends.is_empty() {
-                q.since_ms = self.clock.steady_ms();
-            }
-            q.bytes = bytes;
-            q.appends.extend(appends.drain(..count));
-            self.metrics.append_queue.set(q.appends.len() as u64);
-            if q.asleep {
-                self.ready.notify_one();
-            }
-        }
-        limit.map(full)
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes out and answers what has waited too long while the writer was held up.
     fn expire(&self) {
-        let now = self.clock.steady_ms();
-        let expired = {
-            let mut q = self.lock();
-            if q.appends.is_empty() || q.since_ms + self.timeout_ms >= now {
-                return;
-            }
-            q.bytes = 0;
-            self.metrics.append_queue.set(0);
-            std::mem::take(&mut q.appends)
-        };
-        let error = Error::new(Code::Timeout, "the log was held up; the message was not written")
-            .at(Limit::PublishTimeoutMs);
-        self.tail.refuse(expired.into_iter(), &error);
+        let expired = self.lock().queue.expire(self.clock.steady_ms());
+        if !expired.is_empty() {
+            self.tail.refuse(expired.into_iter(), &queue::expired());
+        }
     }
 }
 
@@ -213,8 +164,7 @@ impl Writer {
             let mut q = shared.lock();
             q.failed = Some(error.clone());
             q.stopped = true;
-            q.bytes = 0;
-            std::mem::take(&mut q.appends)
+            q.queue.clear()
         };
         shared.done.notify_all();
         // What was admitted may be written.
@@ -230,7 +180,7 @@ impl Writer {
     /// Waits until there is something to do, a second at most.
     fn sleep(&self) {
         let mut q = self.shared.lock();
-        if q.appends.is_empty() && !q.stopping {
+        if q.queue.is_empty() && !q.stopping {
             q.asleep = true;
             q = self
                 .shared
@@ -247,15 +197,12 @@ impl Writer {
         let shared = &*self.shared;
         {
             let mut q = shared.lock();
-            if q.appends.is_empty() && q.stopping {
+            if q.queue.is_empty() && q.stopping {
                 return false;
             }
             // One batch and no more: what stays in the queue can still be answered while this one is held up.
-            let (count, bytes) = storage::batch_of(q.appends.iter());
-            self.todo.extend(q.appends.drain(..count));
-            q.bytes -= bytes;
-            q.since_ms = shared.clock.steady_ms();
-            shared.metrics.append_queue.set(q.appends.len() as u64);
+            let (count, bytes) = storage::batch_of(q.queue.iter());
+            q.queue.take(count, bytes, &mut self.todo, shared.clock.steady_ms());
         }
         while !self.todo.is_empty() {
             self.storage.step(&mut self.todo, shared.clock.wall_ms(), shared.clock.steady_ms());
@@ -301,7 +248,11 @@ impl Broker for EmbeddedBroker {
         } else if congested {
             Some(hub::congested())
         } else {
-            self.shared.take(&mut q, appends)
+            let full = q.queue.put(appends, self.shared.clock.steady_ms());
+            if q.asleep {
+                self.shared.ready.notify_one();
+            }
+            full
         };
         drop(q);
         if let Some(error) = error {
@@ -340,8 +291,7 @@ impl Broker for EmbeddedBroker {
             let left = deadline_ms.saturating_sub(self.shared.clock.steady_ms());
             if left == 0 {
                 // The writer is held up in the kernel: what it has not taken is answered here; it ends when it can.
-                let rest = std::mem::take(&mut q.appends);
-                self.shared.metrics.append_queue.set(0);
+                let rest = q.queue.clear();
                 drop(q);
                 let count = rest.len() as u64;
                 let error = Error::new(Code::Stopping, "the engine stopped before the message was written");
@@ -369,10 +319,6 @@ impl Broker for EmbeddedBroker {
             Some(Err(_)) => Err(Error::new(Code::Internal, "the log's thread panicked")),
         }
     }
-}
-
-fn full(limit: Limit) -> Error {
-    Error::new(Code::Busy, "too many publishes wait for the log; slow down").after(250).at(limit)
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 //!
 //! A record is a duplicate if its partition holds an earlier record of the same (room, user, id) whose timestamp is at
 //! most the dedupe window before its own, whether or not that one was a duplicate too. A duplicate with another body is a
-//! conflict. So one entry per key is enough: the accepted record's offset and body, and the time of the last record.
+//! conflict. So one entry per key is enough: the accepted record's offset and body, and the latest time of a record.
+//!
+//! The embedded log's times never run back. Kafka's may, by as much as the clocks of its brokers differ, when another one leads.
 
 use crate::ids::{KeyMap, MessageKey};
 use crate::points::{Rule, broken};
@@ -23,6 +25,9 @@ pub enum Decision {
 /// Roughly what one entry takes: the map's bucket at its mean load, and the queue's element.
 const ENTRY_BYTES: usize = 112;
 
+/// How far the times of a log may run back.
+pub const CLOCKS_DIFFER_MS: u64 = 60_000;
+
 /// The ids of one partition that are in memory. Older ones are in the view, which is asked through a function.
 #[derive(Debug)]
 pub struct Ids {
@@ -37,7 +42,8 @@ pub struct Ids {
 }
 
 impl Ids {
-    /// `complete_since`: 0 where the log is read from its beginning, else the time from which every record will have been seen.
+    /// `complete_since`: 0 where the log is read from its beginning, else the time from which every record will have been seen;
+    /// `u64::MAX` where that is told later.
     pub fn new(window_ms: u64, bytes: usize, complete_since: u64) -> Ids {
         Ids {
             window: window_ms,
@@ -47,6 +53,12 @@ impl Ids {
             complete_since,
             dropped: 0,
         }
+    }
+
+    /// Memory is complete from here on only, if it was not from an earlier time on.
+    pub fn complete_since(&mut self, ms: u64) {
+        // What was dropped for want of room since then stays dropped.
+        self.complete_since = if self.complete_since == u64::MAX { ms } else { self.complete_since.max(ms) };
     }
 
     /// How many were dropped from memory before their time since this was asked last.
@@ -89,18 +101,21 @@ impl Ids {
     ) -> (Decision, IdEntry) {
         let (decision, entry) = match found {
             None => (Decision::Accepted, IdEntry { offset, body, time }),
-            Some(e) if e.body == body => (Decision::Duplicate(e.offset), IdEntry { time, ..e }),
-            Some(e) => (Decision::Conflict(e.offset), IdEntry { time, ..e }),
+            Some(e) => {
+                let entry = IdEntry { time: time.max(e.time), ..e };
+                let same = e.body == body;
+                (if same { Decision::Duplicate(e.offset) } else { Decision::Conflict(e.offset) }, entry)
+            }
         };
         self.map.insert(key, entry);
-        self.order.push_back((time, key));
+        self.order.push_back((entry.time, key));
         self.evict(time);
         (decision, entry)
     }
 
     fn evict(&mut self, now: u64) {
         while let Some(&(time, key)) = self.order.front() {
-            let old = time.saturating_add(self.window) < now;
+            let old = time.saturating_add(self.window).saturating_add(CLOCKS_DIFFER_MS) < now;
             let full = self.order.len() > self.capacity;
             if !old && !full {
                 break;
@@ -111,7 +126,7 @@ impl Ids {
                 self.map.remove(&key);
                 if !old {
                     self.dropped += 1;
-                    self.complete_since = self.complete_since.max(time + 1);
+                    self.complete_since = self.complete_since.max(time.saturating_add(1));
                 }
             }
         }
@@ -151,7 +166,7 @@ mod tests {
     fn run(log: &[(u8, u64, u64)], window: u64, bytes: usize, from: usize) -> Vec<Decision> {
         let mut view: HashMap<MessageKey, IdEntry> = HashMap::new();
         let mut out = Vec::new();
-        let since = if from == 0 { 0 } else { log[from - 1].2 + 1 };
+        let since = if from == 0 { 0 } else { log[from - 1].2 + CLOCKS_DIFFER_MS + 1 };
         let mut ids = Ids::new(window, 1 << 20, 0);
         for (i, &(key, body, time)) in log.iter().enumerate() {
             if i == from && from > 0 {
@@ -175,13 +190,22 @@ mod tests {
     proptest! {
         #[test]
         fn the_rule_is_the_reference_from_any_start(
-            steps in prop::collection::vec((0u8..6, 0u64..2, 0u64..40), 1..120),
+            steps in prop::collection::vec((0u8..6, 0u64..2, -20i64..40), 1..120),
             window in 0u64..60,
+            runs_back in any::<bool>(),
             small in any::<bool>(),
             from in 0usize..120,
         ) {
-            let mut time = 1000;
-            let log: Vec<_> = steps.into_iter().map(|(k, b, dt)| { time += dt; (k, b, time) }).collect();
+            // Three seconds a step: then some is old, and a time runs back by a minute at most.
+            const STEP: u64 = 3000;
+            let mut latest = 1_000_000;
+            let log: Vec<_> = steps.into_iter().map(|(k, b, dt)| {
+                let step = dt.unsigned_abs() * STEP;
+                let time = if dt < 0 && runs_back { latest - step } else { latest + step };
+                latest = latest.max(time);
+                (k, b, time)
+            }).collect();
+            let window = window * STEP;
             let bytes = if small { 1 } else { 1 << 20 };
             prop_assert_eq!(run(&log, window, bytes, from % log.len()), reference(&log, window));
         }

@@ -4,7 +4,10 @@ pub mod append;
 pub mod embedded;
 pub mod history;
 pub mod ids;
+#[cfg(feature = "_kafka")]
+pub mod kafka;
 pub mod memory;
+pub mod queue;
 pub mod storage;
 pub mod tail;
 
@@ -49,6 +52,10 @@ pub enum Health {
     LogDamaged,
     /// Stopped.
     Stopped,
+    /// Part of the Kafka cluster is away: publishes to some rooms are not stored until it is back, those to others are.
+    Degraded,
+    /// The Kafka cluster does not answer; publishes are refused until it does.
+    Down,
 }
 
 impl Health {
@@ -60,6 +67,8 @@ impl Health {
             Health::StorageFailed => "storage_failed",
             Health::LogDamaged => "log_damaged",
             Health::Stopped => "stopped",
+            Health::Degraded => "degraded",
+            Health::Down => "down",
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::broker::Health;
 use crate::broker::append::{Append, Outcome};
-use crate::broker::tail::{Origin, Tail, check, view_error};
+use crate::broker::tail::{Origin, Tail, checkpoint, view_error};
 use crate::codes::Code;
 use crate::config::Settings;
 use crate::error::{Error, Result};
@@ -77,7 +77,7 @@ pub fn open(
         view = view_at.open(identity, &settings.view).map_err(|e| unusable_view(&e))?;
     }
     if view.checkpoint(0).is_none() && reader.first_sequence() > 1 {
-        view.begin_after(reader.first_sequence() - 1);
+        view.begin_after(0, reader.first_sequence() - 1);
     }
     let view = Arc::new(view);
     let hub = Arc::new(Hub::new(view.clone(), &settings.limits, metrics.clone()));
@@ -126,7 +126,7 @@ fn contents(log: &Log) -> [u8; 16] {
 /// retention has dropped records that it has not seen.
 fn is_of_this_log(seen: Checkpoint, reader: &Reader) -> bool {
     match record_at(reader, seen.sequence) {
-        Some(record) => check(&record) == seen.check,
+        Some(record) => checkpoint(&record) == seen,
         None => seen.sequence + 1 == reader.first_sequence(),
     }
 }
@@ -152,7 +152,7 @@ impl Storage {
                 .filter(|(r, _)| r.offset() >= from)
                 .map(|(r, p)| (r, p.to_bytes()))
                 .collect();
-            let Some(last) = records.last().map(|r| r.0.offset()) else { continue };
+            let Some(last) = records.last().map(|r| checkpoint(&r.0)) else { continue };
             let origins = std::iter::repeat_n(Origin::Read, records.len());
             self.tail.accept(&records, origins, last).map_err(|e| view_error(&e))?;
             count += records.len() as u64;
@@ -192,7 +192,7 @@ impl Storage {
         }
         self.tail.prepare(&mut taken);
         let now_ms = now_ms.max(self.log.last_time());
-        self.tail.admit(&mut taken, &mut self.keys, now_ms, steady_ms);
+        self.tail.admit(&mut taken, &mut self.keys, now_ms, steady_ms, None);
         if taken.is_empty() {
             return;
         }
@@ -211,8 +211,8 @@ impl Storage {
             Err(e) => return self.append_failed(&e),
         }
         let records: Vec<_> = self.written.drain(..).map(|(r, p)| (r, p.to_bytes())).collect();
-        let Some(last) = records.last().map(|r| r.0.offset()) else { return };
-        self.metrics.log_last_offset.set(last);
+        let Some(last) = records.last().map(|r| checkpoint(&r.0)) else { return };
+        self.metrics.log_last_offset.set(last.sequence);
         let origins = self.keys.iter().map(|k| Origin::Own(*k));
         if let Err(e) = self.tail.accept(&records, origins, last) {
             // The messages are stored but this node cannot show them any more: refuse to go on rather than to diverge.

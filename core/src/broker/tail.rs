@@ -15,10 +15,11 @@ use crate::points::{Point, Rule, broken, reach};
 use crate::room::hub::{Accepted, Answer, Hub};
 use crate::threads;
 use crate::view::{Checkpoint, IdEntry, Row, View, ViewError};
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-/// The tail of one partition. The embedded log has one.
+/// The tail of one partition. The embedded log has one; a Kafka topic as many as it has partitions, on one thread.
 #[derive(Debug)]
 pub struct Tail {
     partition: u32,
@@ -28,6 +29,7 @@ pub struct Tail {
     metrics: Arc<Metrics>,
     timeout_ms: u64,
     epoch_seed: u64,
+    window_ms: u64,
     state: Mutex<State>,
     /// Tasks of the host that are to be woken.
     wakers: Mutex<Vec<Waker>>,
@@ -36,17 +38,50 @@ pub struct Tail {
 #[derive(Debug)]
 struct State {
     ids: Ids,
-    /// Publishes with an id that are on their way, by key. The first of a key is the one that was appended.
+    /// Publishes with an id or a tag that are on their way, by key. The first of a key is the one that was appended. A key may be left
+    /// without any: all have been answered *unknown*, and its record is still on its way.
     keyed: KeyMap<Vec<Waiting>>,
     /// Publishes without an id, in the order in which they were appended in the batch under way.
     unkeyed: Vec<Option<Waiting>>,
-    /// When the batch under way was admitted (steady clock), if there is one.
+    /// No publish that waits was admitted before this (steady clock); none if none waits.
     since_ms: Option<u64>,
+    doubtful: Doubtful,
+    /// How many ids the gauge shows for this tail.
+    ids_shown: u64,
+}
+
+/// Keys of which a record may be in the log though nobody waits for it any more. What is published with such a key again and fails is not
+/// *not stored*: the first may be there.
+#[derive(Debug, Default)]
+struct Doubtful {
+    /// Until when (steady clock).
+    keys: KeyMap<u64>,
+    /// There were too many: until then every key is one.
+    all_until: u64,
+}
+
+/// Most doubtful keys that are told apart.
+const MOST_DOUBTFUL: usize = 1 << 16;
+
+impl Doubtful {
+    fn add(&mut self, key: MessageKey, until_ms: u64) {
+        if self.keys.len() >= MOST_DOUBTFUL {
+            self.keys.clear();
+            self.all_until = until_ms;
+        }
+        self.keys.insert(key, until_ms);
+    }
+
+    fn has(&self, key: MessageKey, now_ms: u64) -> bool {
+        now_ms <= self.all_until || self.keys.get(&key).is_some_and(|until| now_ms <= *until)
+    }
 }
 
 /// A publish that waits for the tail to pass its record.
 #[derive(Debug)]
 struct Waiting {
+    /// When it was admitted (steady clock).
+    since_ms: u64,
     body: u64,
     room: Arc<str>,
     id: Box<str>,
@@ -60,10 +95,13 @@ pub enum Origin {
     Own(Option<MessageKey>),
     /// Read from a log.
     Read,
+    /// Read from a log, and no message with an id: it is no duplicate of anything. A publish may wait for it under its tag.
+    Apart(Option<MessageKey>),
 }
 
 impl Tail {
-    /// `complete_since`: see [`Ids::new`]. `log`: the log's identity, which the epochs come from.
+    /// `complete_since`: see [`Ids::new`]. `log`: the log's identity, which the epochs come from; `partition`: which part of it this is,
+    /// by the view's count.
     pub fn new(
         partition: u32,
         log: [u8; 16],
@@ -73,7 +111,8 @@ impl Tail {
         settings: &Settings,
         metrics: Arc<Metrics>,
     ) -> Tail {
-        let ids = Ids::new(settings.dedupe_window_ms, settings.limits.ids_bytes, complete_since);
+        let ids_bytes = settings.limits.ids_bytes / view.partitions().max(1) as usize;
+        let ids = Ids::new(settings.dedupe_window_ms, ids_bytes, complete_since);
         Tail {
             partition,
             key: view.hash_key(),
@@ -84,7 +123,15 @@ impl Tail {
             epoch_seed: if broken(Rule::EpochOfTheLog) { u64::from_le_bytes(random_bytes()) } else { 0 }
                 ^ u64::from_le_bytes([log[0], log[1], log[2], log[3], log[4], log[5], log[6], log[7]]),
             wakers: Mutex::default(),
-            state: Mutex::new(State { ids, keyed: KeyMap::default(), unkeyed: Vec::new(), since_ms: None }),
+            window_ms: settings.dedupe_window_ms,
+            state: Mutex::new(State {
+                ids,
+                keyed: KeyMap::default(),
+                unkeyed: Vec::new(),
+                since_ms: None,
+                doubtful: Doubtful::default(),
+                ids_shown: 0,
+            }),
         }
     }
 
@@ -120,28 +167,43 @@ impl Tail {
         }
     }
 
+    /// Memory of ids is complete from a later time on than was said when this was made: a log has been read from there.
+    pub fn complete_since(&self, ms: u64) {
+        self.lock().ids.complete_since(ms);
+    }
+
     /// Looks at publishes before they are appended. Those whose id was accepted already are answered, those whose id is under way
-    /// wait for that one; the rest stay in `appends`, with the key of each in `keys`.
+    /// wait for that one; the rest stay in `appends`, with the key of each in `keys`. Those without an id are told apart by `tag`, where
+    /// there is one; else by their order, and then nothing else is admitted before the batch has passed.
+    ///
+    /// Not to be called while [`Tail::accept`] runs: what that has decided may not be answered before it is delivered.
     pub fn admit(
         &self,
         appends: &mut Vec<Append>,
         keys: &mut Vec<Option<MessageKey>>,
         now_ms: u64,
         steady_ms: u64,
+        mut tag: Option<&mut dyn FnMut() -> MessageKey>,
     ) {
         keys.clear();
         let mut done = Vec::new();
         let mut state = self.lock();
         let state = &mut *state;
-        state.since_ms = Some(steady_ms);
+        state.since_ms.get_or_insert(steady_ms);
         state.unkeyed.clear();
         let all = std::mem::take(appends);
         appends.reserve(all.len());
         for mut a in all {
             if a.id.is_empty() {
                 let waiter = std::mem::replace(&mut a.waiter, Waiter::Nobody);
-                state.unkeyed.push(Some(Waiting { body: 0, room: a.room.clone(), id: "".into(), waiter }));
-                keys.push(None);
+                let waiting =
+                    Waiting { since_ms: steady_ms, body: 0, room: a.room.clone(), id: "".into(), waiter };
+                let key = tag.as_mut().map(|tag| tag());
+                match key {
+                    Some(key) => drop(state.keyed.insert(key, vec![waiting])),
+                    None => state.unkeyed.push(Some(waiting)),
+                }
+                keys.push(key);
                 appends.push(a);
                 continue;
             }
@@ -164,36 +226,36 @@ impl Tail {
                 done.push((a.waiter, a.room, a.id, outcome));
                 continue;
             }
-            let waiting = state.keyed.entry(key).or_default();
-            let first = waiting.is_empty() || broken(Rule::OneOfAKey);
-            if first {
-                let waiter = std::mem::replace(&mut a.waiter, Waiter::Nobody);
-                waiting.push(Waiting { body, room: a.room.clone(), id: a.id.clone(), waiter });
-                keys.push(Some(key));
-                appends.push(a);
-            } else {
-                let waiter = a.waiter;
-                waiting.push(Waiting { body, room: a.room, id: a.id, waiter });
+            let waiter = std::mem::replace(&mut a.waiter, Waiter::Nobody);
+            let this = Waiting { since_ms: steady_ms, body, room: a.room.clone(), id: a.id.clone(), waiter };
+            match state.keyed.entry(key) {
+                Entry::Occupied(under_way) if !broken(Rule::OneOfAKey) => under_way.into_mut().push(this),
+                entry => {
+                    entry.or_default().push(this);
+                    keys.push(Some(key));
+                    appends.push(a);
+                }
             }
         }
+        state.rest();
         let replies = self.settle(done);
         self.hub.reply(replies);
     }
 
-    /// Takes records in log order with their places in the log. `check` is the hash of the last one, for the view's checkpoint.
-    pub fn accept(
+    /// Takes records in log order with what the view is to keep as their places. `checkpoint` is of the last one, or of one
+    /// behind it that is no record of a room.
+    pub fn accept<P: AsRef<[u8]>>(
         &self,
-        records: &[(Record, [u8; 16])],
+        records: &[(Record, P)],
         origins: impl Iterator<Item = Origin>,
-        sequence: u64,
+        checkpoint: Checkpoint,
     ) -> Result<(), ViewError> {
-        let Some((newest, _)) = records.last() else { return Ok(()) };
-        let checkpoint = Checkpoint { sequence, check: check(newest) };
         let mut accepted: Vec<Accepted> = Vec::with_capacity(records.len());
         let mut places: Vec<usize> = Vec::with_capacity(records.len());
         let mut ids: Vec<(MessageKey, IdEntry)> = Vec::new();
         let mut answers = Vec::new();
         let mut promises = Vec::new();
+        let mut unreadable = None;
         {
             let mut state = self.lock();
             let state = &mut *state;
@@ -204,21 +266,34 @@ impl Tail {
                         (unkeyed.next().flatten().into_iter().collect(), 0, Decision::Accepted)
                     }
                     Origin::Read if record.given_id().is_empty() => (Vec::new(), 0, Decision::Accepted),
+                    Origin::Apart(tag) => {
+                        let waiting = tag.and_then(|tag| state.keyed.remove(&tag)).unwrap_or_default();
+                        (waiting, 0, Decision::Accepted)
+                    }
                     Origin::Own(Some(_)) | Origin::Read => {
+                        let own = matches!(origin, Origin::Own(_));
                         let key = match origin {
                             Origin::Own(Some(key)) => key,
                             _ => self.key.message(record.room(), record.user(), record.given_id()),
                         };
                         let waiting = state.keyed.remove(&key).unwrap_or_default();
+                        state.doubtful.keys.remove(&key);
                         // Of a key's waiters the first is the one that was appended; its body was hashed when it came.
-                        let body = match (origin, waiting.first()) {
-                            (Origin::Own(_), Some(w)) => w.body,
+                        let body = match waiting.first() {
+                            Some(w) if own => w.body,
                             _ => self.key.body(record.kind() as u8, record.data_slice()),
                         };
-                        let found = match origin {
-                            Origin::Own(_) => None,
-                            Origin::Read => {
-                                state.ids.find(key, record.time(), |oldest| self.view.id(key, oldest))?
+                        let found = match own {
+                            true => Ok(None),
+                            false => state.ids.find(key, record.time(), |oldest| self.view.id(key, oldest)),
+                        };
+                        let found = match found {
+                            Ok(found) => found,
+                            Err(e) => {
+                                // Whoever gives up then answers those who wait.
+                                state.keyed.insert(key, waiting);
+                                unreadable = Some(e);
+                                break;
                             }
                         };
                         let (decision, entry) =
@@ -258,11 +333,13 @@ impl Tail {
                     }
                 }
             }
-            state.since_ms = None;
-            self.metrics.ids.set(state.ids.len() as u64);
+            state.rest();
+            let ids = state.ids.len() as u64;
+            self.metrics.ids.add(ids);
+            self.metrics.ids.sub(std::mem::replace(&mut state.ids_shown, ids));
             self.metrics.limit_hits[Limit::IdsBytes].add(state.ids.take_dropped());
         }
-        if let Err(e) = self.hub.place(&mut accepted) {
+        if let Err(e) = unreadable.map_or_else(|| self.hub.place(&mut accepted), Err) {
             // Stored, but not to be shown before the next start: whoever waits is not left waiting.
             let unknown =
                 Outcome::Unknown(Error::new(Code::Unknown, "the view failed; retry with the same id"));
@@ -283,7 +360,7 @@ impl Tail {
                 room: &a.room,
                 offset: a.record.offset(),
                 prev: a.prev,
-                place: &records[i].1,
+                place: records[i].1.as_ref(),
             })
             .collect();
         reach(Point::Tail);
@@ -318,17 +395,72 @@ impl Tail {
         self.hub.reply(replies);
     }
 
+    /// The record with this key failed: answers those who wait for it. `perhaps`: it may be in the log all the same; if it `has_id` it may
+    /// come again then.
+    pub fn give_up(&self, key: MessageKey, perhaps: bool, has_id: bool, error: &Error, steady_ms: u64) {
+        let mut done = Vec::new();
+        {
+            let mut state = self.lock();
+            let waiting = state.keyed.remove(&key).unwrap_or_default();
+            let doubtful = perhaps || state.doubtful.has(key, steady_ms);
+            if perhaps && has_id {
+                state.doubtful.add(key, steady_ms + self.window_ms);
+            }
+            let outcome = match doubtful {
+                true => Outcome::Unknown(Error::new(Code::Unknown, error.message())),
+                false => Outcome::NotStored(error.clone()),
+            };
+            done.extend(waiting.into_iter().map(|w| (w.waiter, w.room, w.id, outcome.clone())));
+            state.rest();
+        }
+        let replies = self.settle(done);
+        self.hub.reply(replies);
+    }
+
+    /// Whether a record with this key has yet to pass.
+    pub fn is_under_way(&self, key: MessageKey) -> bool {
+        self.lock().keyed.contains_key(&key)
+    }
+
     /// Answers *unknown* to everything that was admitted longer ago than the publish timeout. The records may still pass; nobody
     /// waits for them then.
     pub fn sweep(&self, steady_ms: u64) {
-        if self.lock().since_ms.is_some_and(|s| s + self.timeout_ms < steady_ms) {
+        let late = |since_ms: u64| since_ms.saturating_add(self.timeout_ms) < steady_ms;
+        let mut done = Vec::new();
+        {
+            let mut state = self.lock();
+            if !state.since_ms.is_some_and(late) {
+                return;
+            }
             let text = "the log did not answer in time; retry with the same message id";
-            self.fail(&Outcome::Unknown(Error::new(Code::Unknown, text).at(Limit::PublishTimeoutMs)));
+            let outcome = Outcome::Unknown(Error::new(Code::Unknown, text).at(Limit::PublishTimeoutMs));
+            let state = &mut *state;
+            let mut oldest: Option<u64> = None;
+            let mut keep = |w: &Waiting| {
+                let kept = !late(w.since_ms);
+                if kept {
+                    oldest = Some(oldest.map_or(w.since_ms, |o| o.min(w.since_ms)));
+                }
+                kept
+            };
+            let mut answer = |w: Waiting| done.push((w.waiter, w.room, w.id, outcome.clone()));
+            for place in &mut state.unkeyed {
+                // The others keep their places.
+                if place.as_ref().is_some_and(|w| !keep(w)) {
+                    place.take().into_iter().for_each(&mut answer);
+                }
+            }
+            for waiting in state.keyed.values_mut() {
+                waiting.extract_if(.., |w| !keep(w)).for_each(&mut answer);
+            }
+            state.since_ms = oldest;
+            state.doubtful.keys.retain(|_, until| *until >= steady_ms);
         }
+        let replies = self.settle(done);
+        self.hub.reply(replies);
     }
 
-    /// Whether no batch is under way.
-    #[cfg(test)]
+    /// Whether nothing is under way.
     pub(super) fn is_idle(&self) -> bool {
         self.lock().since_ms.is_none()
     }
@@ -392,6 +524,15 @@ impl Tail {
     }
 }
 
+impl State {
+    /// Notes that nothing waits, where nothing does.
+    fn rest(&mut self) {
+        if self.keyed.is_empty() && self.unkeyed.is_empty() {
+            self.since_ms = None;
+        }
+    }
+}
+
 /// The error of a view that cannot be read as the API's error.
 pub(super) fn view_error(e: &ViewError) -> Error {
     Error::new(Code::Unavailable, format!("the view cannot be read: {e}"))
@@ -404,7 +545,11 @@ fn conflict() -> Outcome {
     ))
 }
 
-/// A hash of a record that tells this log from another one; for the view's checkpoint.
-pub fn check(record: &Record) -> u64 {
-    (record.offset() << 32) ^ record.time() ^ u64::from(crc32c::crc32c(record.body()))
+/// The checkpoint of a view that has seen everything up to this record of the embedded log. The hash tells this log from another one.
+pub fn checkpoint(record: &Record) -> Checkpoint {
+    let check = (record.offset() << 32) ^ record.time() ^ u64::from(crc32c::crc32c(record.body()));
+    Checkpoint { sequence: record.offset(), check }
 }
+
+#[cfg(test)]
+mod tests;

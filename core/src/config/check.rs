@@ -13,6 +13,10 @@ const MAX_BYTES: u64 = 1 << 40;
 /// Most of anything that is counted.
 const MAX_COUNT: u64 = 1 << 31;
 
+/// Most partitions of a topic: each has a queue and a table of its own in memory.
+const MAX_PARTITIONS: u64 = 4096;
+/// Longest timeout that librdkafka takes, about three weeks.
+const MAX_TIMEOUT_MS: u64 = i32::MAX as u64;
 /// Most threads that serve connections.
 const MAX_SHARDS: u64 = 1024;
 /// Most places of a queue that takes its memory when it is made.
@@ -48,8 +52,21 @@ impl Settings {
         if self.log.is_empty() {
             return bad("log must name a directory, or be memory".into());
         }
-        if self.log.contains("://") {
-            return bad(format!("log: no broker serves {}; name a directory, or memory", self.log));
+        // The rest of an address is read by whoever goes there.
+        let kafka = cfg!(feature = "_kafka") && self.log.starts_with("kafka://");
+        if self.log.contains("://") && !kafka {
+            let scheme = self.log.split("://").next().unwrap_or_default();
+            let built = if cfg!(feature = "_kafka") {
+                ""
+            } else {
+                "; this program was built without Kafka (feature kafka)"
+            };
+            return bad(format!(
+                "log: no broker serves {scheme}://; name a directory, memory, or kafka://HOST/TOPIC{built}"
+            ));
+        }
+        if self.kafka.view_dir.is_empty() {
+            return bad("kafka.view_dir must name a directory, or be memory".into());
         }
         for (key, value, least, most) in [
             ("shards", self.shards as u64, 0, MAX_SHARDS),
@@ -59,6 +76,11 @@ impl Settings {
             ("storage.retain_age_ms", self.storage.retain_age_ms, 0, MAX_MS),
             ("view.history_per_room", self.view.history_per_room, 0, u64::MAX),
             ("view.cache_bytes", self.view.cache_bytes, 0, MAX_BYTES),
+            ("kafka.partitions", u64::from(self.kafka.partitions), 1, MAX_PARTITIONS),
+            ("kafka.replication", u64::from(self.kafka.replication), 0, 100),
+            ("kafka.message_timeout_ms", self.kafka.message_timeout_ms, 1, MAX_TIMEOUT_MS),
+            ("kafka.queue_bytes", self.kafka.queue_bytes, 1, 1 << 30),
+            ("kafka.start_timeout_ms", self.kafka.start_timeout_ms, 1, MAX_MS),
         ] {
             within(key, value, least, most)?;
         }

@@ -1,8 +1,10 @@
 //! Settings: plain values from a file, the environment or code. Components (hooks, clock) go to the builder instead.
 
 pub(crate) mod check;
+mod kafka;
 mod limits;
 
+pub use kafka::{Kafka, Properties, TopicMode};
 pub use limits::{Limit, LimitHits, Limits};
 use serde::{Deserialize, Serialize};
 
@@ -11,8 +13,8 @@ use serde::{Deserialize, Serialize};
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Settings {
-    /// Where messages are kept: a directory for the embedded log, or `memory` (nothing survives the process).
-    /// Default `klatch-data`.
+    /// Where messages are kept: a directory for the embedded log, `memory` (nothing survives the process), or a Kafka topic,
+    /// `kafka://host:port/topic`. Default `klatch-data`.
     pub log: String,
     /// Addresses to listen on, as `host:port` or `[ipv6]:port`; port 0 picks a free one. None: no listener. Default none.
     pub listen: Vec<String>,
@@ -30,6 +32,8 @@ pub struct Settings {
     pub storage: Storage,
     /// The view.
     pub view: ViewSettings,
+    /// The Kafka broker.
+    pub kafka: Kafka,
     /// Limits.
     pub limits: Limits,
 }
@@ -71,6 +75,7 @@ impl Default for Settings {
             open_users: true,
             storage: Storage::default(),
             view: ViewSettings::default(),
+            kafka: Kafka::default(),
             limits: Limits::default(),
         }
     }

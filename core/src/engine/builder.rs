@@ -6,7 +6,6 @@ use crate::broker::Broker;
 use crate::broker::embedded::EmbeddedBroker;
 use crate::broker::history::History;
 use crate::broker::memory::MemoryBroker;
-use crate::broker::tail::Tail;
 use crate::clock::{Clock, SystemClock};
 use crate::codes::Code;
 use crate::config::Settings;
@@ -15,7 +14,7 @@ use crate::events::Events;
 use crate::hooks::{Authorizer, PublishHook};
 use crate::ids::random_bytes;
 use crate::metrics::Metrics;
-use crate::room::hub::ShardPort;
+use crate::room::hub::{Hub, ShardPort};
 use crate::room::presence::Presence;
 use crate::server::admission::Admission;
 use crate::server::hookpool::{HookPool, Hooks};
@@ -55,7 +54,7 @@ impl Builder {
         self
     }
 
-    /// Where messages are kept: a directory, or `memory`; see [`Settings::log`].
+    /// Where messages are kept: a directory, `memory`, or a Kafka topic; see [`Settings::log`].
     pub fn log(mut self, log: &str) -> Builder {
         self.settings.log = log.into();
         self
@@ -117,18 +116,8 @@ impl Builder {
         let addresses = listener::addresses(&listeners);
         let clock = self.clock.clone().unwrap_or_else(|| Arc::new(SystemClock::new()));
         let metrics = Arc::new(Metrics::default());
-        let (broker, tail): (Arc<dyn Broker>, Arc<Tail>) = if settings.log == "memory" {
-            let broker = MemoryBroker::new(settings, clock.clone(), metrics.clone())?;
-            let tail = broker.tail().clone();
-            (Arc::new(broker), tail)
-        } else {
-            let dir = std::path::absolute(&settings.log)
-                .map_err(|e| Error::new(Code::DataDirUnusable, format!("where is {}? {e}", settings.log)))?;
-            let broker = EmbeddedBroker::open(&dir, settings, clock.clone(), metrics.clone())?;
-            let tail = broker.tail().clone();
-            (Arc::new(broker), tail)
-        };
-        let started = self.run(broker.clone(), &tail, clock.clone(), metrics, listeners, addresses);
+        let Opened { broker, view, hub } = open(settings, &clock, &metrics)?;
+        let started = self.run(broker.clone(), view, hub, clock.clone(), metrics, listeners, addresses);
         if started.is_err() {
             // The directory is free again when the error is returned. That it could not be closed well is the lesser news.
             let _ = broker.stop(clock.steady_ms() + FAILED_START.as_millis() as u64);
@@ -140,14 +129,14 @@ impl Builder {
     fn run(
         self,
         broker: Arc<dyn Broker>,
-        tail: &Arc<Tail>,
+        view: Arc<View>,
+        hub: Arc<Hub>,
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
         listeners: Vec<TcpListener>,
         addresses: Vec<SocketAddr>,
     ) -> Result<Engine> {
         let settings = self.settings;
-        let (view, hub) = (tail.view().clone(), tail.hub().clone());
         let history = Arc::new(History::new(
             broker.clone(),
             view.clone(),
@@ -220,6 +209,36 @@ impl Builder {
             }
         }
     }
+}
+
+/// A broker, and what its tails feed.
+struct Opened {
+    broker: Arc<dyn Broker>,
+    view: Arc<View>,
+    hub: Arc<Hub>,
+}
+
+/// Opens the log that the settings name.
+fn open(settings: &Settings, clock: &Arc<dyn Clock>, metrics: &Arc<Metrics>) -> Result<Opened> {
+    let (clock, metrics) = (clock.clone(), metrics.clone());
+    #[cfg(feature = "_kafka")]
+    if settings.log.starts_with(crate::broker::kafka::address::SCHEME) {
+        let broker = crate::broker::kafka::KafkaBroker::open(settings, clock, metrics)?;
+        let (view, hub) = (broker.view().clone(), broker.hub().clone());
+        return Ok(Opened { broker: Arc::new(broker), view, hub });
+    }
+    let (broker, tail): (Arc<dyn Broker>, _) = if settings.log == "memory" {
+        let broker = MemoryBroker::new(settings, clock, metrics)?;
+        let tail = broker.tail().clone();
+        (Arc::new(broker), tail)
+    } else {
+        let dir = std::path::absolute(&settings.log)
+            .map_err(|e| Error::new(Code::DataDirUnusable, format!("where is {}? {e}", settings.log)))?;
+        let broker = EmbeddedBroker::open(&dir, settings, clock, metrics)?;
+        let tail = broker.tail().clone();
+        (Arc::new(broker), tail)
+    };
+    Ok(Opened { broker, view: tail.view().clone(), hub: tail.hub().clone() })
 }
 
 /// Starts the threads of a site. Returns the way to threads that may block.

@@ -1,6 +1,7 @@
 //! What an engine does by the clock: late publishes, presence events, the view's flushes.
 
 use crate::broker::Health;
+use crate::broker::ids::CLOCKS_DIFFER_MS;
 use crate::codes::Code;
 use crate::events::Event;
 use crate::protocol::frame;
@@ -56,7 +57,8 @@ async fn run(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
 
 fn refusing(health: Health) -> Option<Code> {
     match health {
-        Health::Up => None,
+        Health::Up | Health::Degraded => None,
+        Health::Down => Some(Code::Unavailable),
         Health::StorageFull => Some(Code::StorageFull),
         Health::StorageFailed => Some(Code::StorageFailed),
         Health::LogDamaged => Some(Code::LogDamaged),
@@ -104,8 +106,9 @@ pub(crate) fn flush_view(view: &View, window_ms: u64, failing: &mut bool) {
         }
         Err(_) => {}
     }
-    // By the times of the log, which never run back: a clock that was ahead for a while must not cost ids that are still needed.
-    view.forget_ids(view.newest_id(), window_ms);
+    // By the times of the log: a clock that was ahead for a while must not cost ids that are still needed. The next record's may be
+    // a little before the newest.
+    view.forget_ids(view.newest_id().saturating_sub(CLOCKS_DIFFER_MS), window_ms);
 }
 
 #[cfg(test)]

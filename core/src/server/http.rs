@@ -160,7 +160,9 @@ async fn answer(request: Request<Incoming>, site: &Arc<Site>, visit: &Mutex<Visi
                 text(StatusCode::SERVICE_UNAVAILABLE, "internal\n")
             }
             Health::Up if !site.stopping.load(Ordering::Relaxed) => text(StatusCode::OK, "ready\n"),
-            Health::Up => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
+            // It serves as well as any other node does.
+            Health::Degraded if !site.stopping.load(Ordering::Relaxed) => text(StatusCode::OK, "degraded\n"),
+            Health::Up | Health::Degraded => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
             other => text(StatusCode::SERVICE_UNAVAILABLE, &format!("{}\n", other.name())),
         },
         "/metrics" => {

@@ -201,7 +201,6 @@ impl View {
             writes,
             rooms: flusher.rooms + new_rooms,
             next_bucket: flusher.next_bucket,
-            begins: self.begins(),
             buckets: buckets.iter().map(|b| (b.number, b.start, b.width, b.writes)).collect(),
         };
         batch.put(keys::STATE.to_vec(), state.encode());
@@ -219,7 +218,7 @@ impl View {
             let Shared { partitions: now, dirty, .. } = &mut *shared;
             for (now, written) in now.iter_mut().zip(&partitions) {
                 now.checkpoint = written.checkpoint;
-                *dirty |= now.trim != written.trim;
+                *dirty |= now.trim != written.trim || now.begins != written.begins;
             }
         }
         self.overlay_bytes.fetch_sub(layer.bytes, Relaxed);

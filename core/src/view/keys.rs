@@ -17,7 +17,7 @@ use super::{Checkpoint, IdEntry, Identity};
 use crate::ids::HashKey;
 
 /// The format of everything in the store. Another number on disk: the view is built again.
-pub(super) const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 3;
 
 pub(super) const META: &[u8] = b"m";
 pub(super) const STATE: &[u8] = b"f";
@@ -135,8 +135,6 @@ pub(super) struct State {
     pub rooms: u64,
     /// Number of the next bucket.
     pub next_bucket: u32,
-    /// See [`View::begin_after`](super::View::begin_after).
-    pub begins: u64,
     pub buckets: Vec<BucketEntry>,
 }
 
@@ -145,7 +143,6 @@ impl State {
         let mut out = self.writes.to_le_bytes().to_vec();
         out.extend_from_slice(&self.rooms.to_le_bytes());
         out.extend_from_slice(&self.next_bucket.to_le_bytes());
-        out.extend_from_slice(&self.begins.to_le_bytes());
         for (number, start, width, writes) in &self.buckets {
             out.extend_from_slice(&number.to_le_bytes());
             for n in [start, width, writes] {
@@ -157,13 +154,8 @@ impl State {
 
     pub fn decode(value: &[u8]) -> Result<State, ViewError> {
         let mut f = Fields(value);
-        let mut state = State {
-            writes: f.u64()?,
-            rooms: f.u64()?,
-            next_bucket: f.u32()?,
-            begins: f.u64()?,
-            buckets: Vec::new(),
-        };
+        let mut state =
+            State { writes: f.u64()?, rooms: f.u64()?, next_bucket: f.u32()?, buckets: Vec::new() };
         while !f.0.is_empty() {
             state.buckets.push((f.u32()?, f.u64()?, f.u64()?, f.u64()?));
         }
@@ -179,13 +171,15 @@ pub(super) struct Partition {
     pub trim: u64,
     /// Their chunks have been removed up to here.
     pub swept: u64,
+    /// See [`View::begin_after`](super::View::begin_after).
+    pub begins: u64,
 }
 
 impl Partition {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![u8::from(self.checkpoint.is_some())];
         let Checkpoint { sequence, check } = self.checkpoint.unwrap_or_default();
-        for n in [sequence, check, self.trim, self.swept] {
+        for n in [sequence, check, self.trim, self.swept, self.begins] {
             out.extend_from_slice(&n.to_le_bytes());
         }
         out
@@ -195,8 +189,12 @@ impl Partition {
         let mut f = Fields(value);
         let [has] = f.bytes()?;
         let checkpoint = Checkpoint { sequence: f.u64()?, check: f.u64()? };
-        let partition =
-            Partition { checkpoint: (has != 0).then_some(checkpoint), trim: f.u64()?, swept: f.u64()? };
+        let partition = Partition {
+            checkpoint: (has != 0).then_some(checkpoint),
+            trim: f.u64()?,
+            swept: f.u64()?,
+            begins: f.u64()?,
+        };
         f.end(partition)
     }
 }

@@ -13,7 +13,7 @@ use crate::ids::{HashKey, MessageKey};
 use bytes::Bytes;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 mod chunk;
 mod disk;
@@ -111,6 +111,9 @@ pub struct Rows {
     pub floor: u64,
 }
 
+/// Which partition of so many a room is in.
+pub type PartitionOf = fn(room: &[u8], partitions: u32) -> u32;
+
 /// The place of a row as it was added. It may share memory with up to 64 KiB of its neighbours.
 pub type PlaceBytes = Bytes;
 
@@ -138,7 +141,7 @@ pub struct View {
     /// Bytes in both layers; beside the lock, because it is asked for at every batch.
     overlay_bytes: AtomicUsize,
     newest_id: AtomicU64,
-    begins: AtomicU64,
+    partition_of: OnceLock<PartitionOf>,
     #[cfg(test)]
     failing: std::sync::atomic::AtomicU8,
     /// Taken before `shared` where both are.
@@ -244,7 +247,7 @@ impl View {
             fresh,
             overlay_bytes: AtomicUsize::new(0),
             newest_id: AtomicU64::new(0),
-            begins: AtomicU64::new(state.begins),
+            partition_of: OnceLock::new(),
             #[cfg(test)]
             failing: Default::default(),
             flusher: Mutex::new(Flusher::new(state)),
@@ -303,12 +306,26 @@ impl View {
         self.overlay_bytes.load(Relaxed)
     }
 
-    /// A view that is begun anew on a log whose first records are gone does not know which rooms had some of those. For every room
-    /// that it does not know, `offset`, the last one that is gone, stands for the last offset: whoever has seen an earlier one is not
-    /// told that nothing is missing. To be called before anything is added.
-    pub fn begin_after(&self, offset: u64) {
-        self.begins.store(offset, Relaxed);
-        self.shared_mut().dirty = true;
+    /// A view that is begun anew on a log whose first records are gone does not know which rooms had some of those. For every room of
+    /// the partition that it does not know, `offset`, the last one that is gone, stands for the last offset: whoever has seen an earlier
+    /// one is not told that nothing is missing. To be called before anything is added.
+    pub fn begin_after(&self, partition: u32, offset: u64) {
+        let mut shared = self.shared_mut();
+        if let Some(p) = shared.partitions.get_mut(partition as usize) {
+            p.begins = offset;
+            shared.dirty = true;
+        }
+    }
+
+    /// Says which partition a room is in, of the number that there are. Without this all are in the first.
+    pub fn locate_rooms(&self, partition_of: PartitionOf) {
+        // The log of a view has one rule; a second call would say the same.
+        let _ = self.partition_of.set(partition_of);
+    }
+
+    /// The log's number of partitions.
+    pub fn partitions(&self) -> u32 {
+        self.shared().partitions.len() as u32
     }
 
     /// Makes flushes fail, as on a full disk, or succeed again.
@@ -329,8 +346,11 @@ impl View {
         self.failing.store(3, Relaxed);
     }
 
-    fn begins(&self) -> u64 {
-        self.begins.load(Relaxed)
+    fn begins(&self, room: &str) -> u64 {
+        let shared = self.shared();
+        let located = |of: &PartitionOf| of(room.as_bytes(), shared.partitions.len() as u32);
+        let partition = self.partition_of.get().map_or(0, located);
+        shared.partitions.get(partition as usize).map_or(0, |p| p.begins)
     }
 
     /// The last accepted offset of a room; of one that is not known 0, or what [`View::begin_after`] said. It outlives the rows.
@@ -342,7 +362,7 @@ impl View {
                 return Ok(found.last());
             }
         }
-        self.checked(|| Ok(self.store().snapshot().room(room)?.map_or(self.begins(), |m| m.last)))
+        self.checked(|| Ok(self.store().snapshot().room(room)?.map_or_else(|| self.begins(room), |m| m.last)))
     }
 
     /// What is known about a message id; `None` if nothing, or if its last record may be older than `oldest_ms`.

@@ -10,6 +10,7 @@ Examples:
   klatch-server                                     a chat on http://127.0.0.1:8080/, kept in ./klatch-data
   klatch-server --listen '[::1]:0' --log memory     any free port, nothing on disk
   klatch-server --listen 0.0.0.0:8080 --origin 'https://*.example.com' --log /var/lib/klatch
+  klatch-server --log kafka://127.0.0.1:9092/chats  any number of servers, one order
   klatch-server --set limits.publish_rate=0         any setting by its key
   klatch-server --print-config > klatch.toml        a file to start from
   klatch-server verify klatch-data                  is the log whole?
@@ -59,8 +60,9 @@ pub struct Serve {
     #[arg(long, value_name = "N", help_heading = "Network")]
     pub shards: Option<usize>,
 
-    /// Where messages are kept: a directory, or `memory` [default: klatch-data]
-    #[arg(long, value_name = "DIR|memory", help_heading = "Log")]
+    /// Where messages are kept: a directory, `memory`, or a Kafka topic, kafka://HOST[:PORT][,HOST...]/TOPIC
+    /// [default: klatch-data]
+    #[arg(long, value_name = "DIR|memory|kafka://...", help_heading = "Log")]
     pub log: Option<String>,
     /// Drop the oldest messages while the log is larger than this, as in 10GiB [default: keep all]
     #[arg(long, value_name = "SIZE", value_parser = units::size, help_heading = "Log")]

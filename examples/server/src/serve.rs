@@ -71,6 +71,7 @@ fn greeting(addresses: &[SocketAddr], log: &str) -> String {
     }
     let _ = match log {
         "memory" => writeln!(text, "messages are kept in memory and end with this process"),
+        kafka if kafka.contains("://") => writeln!(text, "messages are kept in the Kafka topic {kafka}"),
         dir => {
             let dir = Path::new(dir);
             let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
@@ -90,7 +91,8 @@ fn greeting(addresses: &[SocketAddr], log: &str) -> String {
 
 /// Why the engine did not start, and what to do about it.
 fn explain(e: &Error, config: &Config) -> Failure {
-    let log = &config.settings.log;
+    let settings = &config.settings;
+    let log = if settings.log.contains("://") { &settings.kafka.view_dir } else { &settings.log };
     let todo = match e.code() {
         Code::InvalidConfig => return Failure::usage(e.to_string()),
         Code::AddressUnusable if config.default_listen => {
@@ -99,6 +101,13 @@ fn explain(e: &Error, config: &Config) -> Failure {
                  or let the system choose a free port:\n    klatch-server --listen 127.0.0.1:0",
                 e.message()
             ));
+        }
+        Code::DataDirUnusable if settings.log.contains("://") => format!(
+            "Each node has a directory of its own for its view, here {log}; name one with --set kafka.view_dir=DIR, or memory to \
+             read the topic again at every start."
+        ),
+        Code::Unavailable => {
+            "Do the brokers run, and can this machine reach the addresses that they advertise?".to_owned()
         }
         Code::DataDirLocked => format!(
             "Only one process may have a log open. Stop that one, or keep this server's messages elsewhere: --log DIR ({log} \
@@ -158,6 +167,7 @@ mod tests {
             "listening on http://127.0.0.1:80/\nlistening on http://[::1]:81/\nmessages are kept in memory"
         ));
         assert!(text.contains("open http://127.0.0.1:80/ in two tabs"));
+        assert!(greeting(&addresses, "kafka://h/t").contains("in the Kafka topic kafka://h/t\n"));
         assert!(greeting(&["0.0.0.0:9".parse().unwrap()], "memory").contains("open http://localhost:9/"));
         assert!(greeting(&addresses[1..], "memory").contains("open http://[::1]:81/"));
     }

@@ -62,10 +62,19 @@ const UPWARD: &[(&str, &[&str])] = &[
     ("session", &["log", "view", "protocol", "broker", "room", "server", "engine"]),
     (
         "room",
-        &["log", "session", "server", "engine", "broker::embedded", "broker::memory", "broker::storage"],
+        &[
+            "log",
+            "session",
+            "server",
+            "engine",
+            "broker::embedded",
+            "broker::kafka",
+            "broker::memory",
+            "broker::storage",
+        ],
     ),
     ("broker", &["session", "server", "engine"]),
-    ("server", &["engine", "log", "broker::embedded", "broker::memory", "broker::storage"]),
+    ("server", &["engine", "log", "broker::embedded", "broker::kafka", "broker::memory", "broker::storage"]),
     ("config", &["log", "view", "protocol", "session", "broker", "room", "server", "engine"]),
 ];
 
@@ -109,10 +118,22 @@ fn each_library_has_its_place() {
         ("fjall::", "core/src/view/"),
         ("SystemTime", "core/src/clock.rs"),
         ("rdkafka::", "core/src/broker/kafka/"),
+        ("klatch_kafka_ext", "core/src/broker/kafka/"),
     ] {
         found.extend(violations("core/src", &[library]).into_iter().filter(|v| !v.starts_with(place)));
     }
     assert!(found.is_empty(), "used outside its place:\n{}", found.join("\n"));
+}
+
+/// What is unsafe of Kafka is in one small crate.
+#[test]
+fn the_crate_with_unsafe_is_small() {
+    let all = sources("core/kafka-ext");
+    let lines: usize = all.iter().map(|(_, text)| text.lines().count()).sum();
+    assert!(lines < 200, "{lines} lines");
+    let blocks: usize = all.iter().map(|(_, text)| text.matches("unsafe {").count()).sum();
+    let reasons: usize = all.iter().map(|(_, text)| text.matches("// SAFETY: ").count()).sum();
+    assert!(blocks > 5 && reasons >= blocks, "{blocks} blocks, {reasons} reasons");
 }
 
 #[test]

@@ -90,7 +90,7 @@ impl Rig {
 
     /// Waits until the writer has taken the first batch and is held up in its sync.
     fn held_up(&self, of: usize) {
-        while self.broker.shared.lock().appends.len() == of {
+        while self.broker.shared.lock().queue.iter().count() == of {
             std::thread::yield_now();
         }
     }
@@ -149,7 +149,7 @@ fn a_stop_that_cannot_wait_for_the_disk_answers_everything() {
 fn of_too_many_publishes_the_first_are_taken() {
     let rig = rig();
     rig.files.set(true);
-    let (max, more) = (rig.broker.shared.max_count, 3);
+    let (max, more) = (Settings::default().limits.append_queue, 3);
     let promises = rig.publish(max + more);
     let codes = Rig::codes(&promises);
     assert!(codes[..max].iter().all(Option::is_none), "those that there was room for wait");

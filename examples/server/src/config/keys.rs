@@ -9,6 +9,14 @@ use toml::{Spanned, Table, Value};
 #[derive(Debug)]
 pub struct Keys(BTreeMap<String, Value>);
 
+/// Tables whose keys are another program's.
+const OPEN: &[&str] = &["kafka.properties."];
+
+/// Whether a key is in a table of another program's keys, or is that table.
+fn is_open(key: &str) -> bool {
+    OPEN.iter().any(|table| key.starts_with(table) || table.strip_suffix('.') == Some(key))
+}
+
 impl Keys {
     /// The engine's.
     pub fn new() -> Keys {
@@ -18,14 +26,19 @@ impl Keys {
         Keys(keys)
     }
 
-    /// A key's default; none if there is no such key.
+    /// Whether there is such a key.
+    pub fn has(&self, key: &str) -> bool {
+        self.0.contains_key(key) || OPEN.iter().any(|table| key.len() > table.len() && key.starts_with(table))
+    }
+
+    /// A key's default; none if there is no such key, or it has none.
     pub fn default(&self, key: &str) -> Option<&Value> {
         self.0.get(key)
     }
 
     /// The key itself if there is one, else a text that names the nearest.
     pub fn known(&self, key: &str) -> Result<String, String> {
-        if self.0.contains_key(key) {
+        if self.has(key) {
             return Ok(key.to_owned());
         }
         Err(match self.nearest(key) {
@@ -68,6 +81,9 @@ impl Keys {
             let key = format!("{prefix}{}", name.get_ref());
             let inside = format!("{key}.");
             let is_table = self.0.keys().any(|known| known.starts_with(&inside));
+            if is_open(&key) {
+                continue;
+            }
             match (is_table, Spanned::get_ref(value)) {
                 (true, DeValue::Table(table)) => self.unknown(&inside, table, found),
                 // A value where a table belongs: serde says so, with its place.

@@ -184,7 +184,7 @@ impl Environment {
                 continue;
             }
             let key = name.to_ascii_lowercase().replace("__", ".");
-            let known = keys.default(&key).is_some() && key.to_ascii_uppercase().replace('.', "__") == name;
+            let known = keys.has(&key) && key.to_ascii_uppercase().replace('.', "__") == name;
             if !known && !own.contains(&name.as_str()) {
                 match keys.meant(&key) {
                     Some(near) => {

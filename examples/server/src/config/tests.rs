@@ -33,6 +33,20 @@ fn with_nothing_said_only_the_address_differs_from_the_engines_defaults() {
 }
 
 #[test]
+fn properties_of_librdkafka_come_from_everywhere() {
+    let file = "[kafka.properties]\n\"sasl.username\" = 'file'\nsecurity.protocol = 'file'\nlinger.ms = 1\nclient.id = 'a'";
+    let env = [("KLATCH_KAFKA__PROPERTIES__SECURITY__PROTOCOL", "env")];
+    let got = config(&["--set", "kafka.properties.linger.ms=7"], &env, Some(file)).unwrap();
+    let all: Vec<_> = got.settings.kafka.properties.shown().collect();
+    let expected =
+        [("client.id", "a"), ("linger.ms", "7"), ("sasl.username", "file"), ("security.protocol", "env")];
+    assert_eq!(all, expected);
+    let text = refused(&["--set", "kafka.propertis.x=1"], &[], None);
+    assert!(text.contains("unknown key"), "{text}");
+    assert!(refused(&["--set", "kafka.properties=x"], &[], None).contains("kafka.properties"));
+}
+
+#[test]
 fn later_sources_win() {
     let file = "log = 'file'\nshards = 1\norigins = ['*']\n[limits]\npublish_rate = 1\npublish_burst = 1\nheaders = 1";
     let env =

@@ -1,0 +1,320 @@
+//! The topic at start: it is created if need be, looked at, and waited for.
+
+use super::address::Address;
+use super::client::{self, Context, Role};
+use crate::codes::Code;
+use crate::config::{Kafka, TopicMode};
+use crate::error::{Error, Result};
+use klatch_kafka_ext::{IdError, topic_id};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::Client;
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use std::sync::Arc;
+use std::task::{Context as Task, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+/// How long one question to the cluster may take.
+const QUESTION: Duration = Duration::from_secs(5);
+/// How long until it is asked again.
+const AGAIN: Duration = Duration::from_millis(200);
+/// As many replicas as klatch gives a topic where there are brokers for them; two of them must have a message before it is acknowledged.
+const REPLICAS: i32 = 3;
+
+/// The topic as it was found.
+#[derive(Clone, Debug)]
+pub struct Topic {
+    /// Its id: another one is another log.
+    pub id: [u8; 16],
+    /// First and next offset of each partition that is klatch's.
+    pub marks: Vec<(u64, u64)>,
+}
+
+/// How a topic's id is found out.
+#[derive(Clone, Debug)]
+pub enum TopicIds {
+    /// The cluster is asked.
+    Asked,
+    /// The cluster that librdkafka plays for tests has none to tell.
+    #[cfg(test)]
+    Told(Arc<std::sync::Mutex<[u8; 16]>>),
+}
+
+impl TopicIds {
+    /// The topic's id.
+    pub fn of(&self, client: &Client<Context>, topic: &str, timeout: Duration) -> Result<[u8; 16], IdError> {
+        match self {
+            TopicIds::Asked => topic_id(client, topic, timeout),
+            #[cfg(test)]
+            TopicIds::Told(id) => Ok(*id.lock().unwrap_or_else(std::sync::PoisonError::into_inner)),
+        }
+    }
+}
+
+/// Until when a start may go on trying.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience(Instant);
+
+impl Patience {
+    /// From now on.
+    pub fn of(ms: u64) -> Patience {
+        Patience(Instant::now() + Duration::from_millis(ms))
+    }
+
+    /// What is left of it.
+    pub fn left(&self) -> Duration {
+        self.0.saturating_duration_since(Instant::now())
+    }
+
+    /// For one question.
+    fn question(&self) -> Duration {
+        self.left().clamp(Duration::from_millis(100), QUESTION)
+    }
+
+    /// Waits a little before the next try; the error once there is none left.
+    fn again(&self, address: &Address, why: &str) -> Result<()> {
+        if self.left().is_zero() {
+            let text = format!("{address} could not be made ready within kafka.start_timeout_ms: {why}");
+            return Err(Error::new(Code::Unavailable, text));
+        }
+        std::thread::sleep(AGAIN.min(self.left()));
+        Ok(())
+    }
+}
+
+/// What finding the topic needs.
+struct Admin<'a> {
+    ids: &'a TopicIds,
+    address: &'a Address,
+    settings: &'a Kafka,
+    client: AdminClient<Context>,
+    patience: Patience,
+}
+
+/// Finds the topic, after creating it where that is wanted, and waits until every partition has a leader.
+pub fn prepare(
+    ids: &TopicIds,
+    address: &Address,
+    settings: &Kafka,
+    context: Context,
+    patience: Patience,
+) -> Result<Topic> {
+    let config = client::config(Role::Admin, &address.servers, settings)?;
+    let client = AdminClient::from_config_and_context(&config, context)
+        .map_err(|e| client::start_error("the Kafka client cannot be made", &e))?;
+    let admin = Admin { ids, address, settings, client, patience };
+    let id = admin.find()?;
+    admin.led()?;
+    if settings.topic_mode != TopicMode::Skip {
+        admin.verify()?;
+    }
+    let marks = (0..settings.partitions).map(|p| admin.marks(p)).collect::<Result<_>>()?;
+    Ok(Topic { id, marks })
+}
+
+impl Admin<'_> {
+    fn client(&self) -> &Client<Context> {
+        self.client.inner()
+    }
+
+    /// The topic's id.
+    fn find(&self) -> Result<[u8; 16]> {
+        loop {
+            match self.ids.of(self.client(), &self.address.topic, self.patience.question()) {
+                Ok(id) => return Ok(id),
+                Err(IdError::Missing) if self.settings.topic_mode == TopicMode::Create => self.create()?,
+                Err(IdError::Missing) => {
+                    let topic = &self.address.topic;
+                    let text = format!(
+                        "the topic {topic} does not exist; create it, or set kafka.topic_mode to create"
+                    );
+                    return Err(Error::new(Code::InvalidConfig, text));
+                }
+                Err(e @ (IdError::NoIds | IdError::Invalid(_))) => {
+                    return Err(Error::new(Code::InvalidConfig, e.to_string()));
+                }
+                Err(IdError::Refused(code)) if is_refusal(code) => return Err(self.refused("describe", code)),
+                Err(e) => self.patience.again(self.address, &e.to_string())?,
+            }
+        }
+    }
+
+    /// Creates the topic. That another node was quicker is as good.
+    fn create(&self) -> Result<()> {
+        let replication = match self.settings.replication {
+            0 if self.brokers()? >= REPLICAS as usize => REPLICAS,
+            0 => -1,
+            n => n as i32,
+        };
+        let partitions = self.settings.partitions as i32;
+        let mut topic = NewTopic::new(&self.address.topic, partitions, TopicReplication::Fixed(replication))
+            // What counts as a duplicate is decided by the log's time.
+            .set("message.timestamp.type", "LogAppendTime")
+            // Compaction would keep one message a room.
+            .set("cleanup.policy", "delete");
+        if replication >= REPLICAS {
+            topic = topic.set("min.insync.replicas", "2");
+        }
+        let options = AdminOptions::new().request_timeout(Some(self.patience.question()));
+        let made = block_on(self.client.create_topics([&topic], &options));
+        match made.map(|mut topics| topics.pop()) {
+            Ok(Some(Ok(_))) => {
+                tracing::info!(topic = self.address.topic, partitions, replication, "created the topic");
+                Ok(())
+            }
+            // The one that was quicker may have to be waited for, until each broker knows of it.
+            Ok(Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists)))) => {
+                self.patience.again(self.address, "the topic is being created")
+            }
+            Ok(Some(Err((_, code)))) if is_refusal(code) => Err(self.refused("create", code)),
+            Ok(Some(Err((
+                _,
+                code @ (RDKafkaErrorCode::InvalidReplicationFactor | RDKafkaErrorCode::PolicyViolation),
+            )))) => Err(Error::new(
+                Code::InvalidConfig,
+                format!("the topic {} cannot be created: {code}", self.address.topic),
+            )),
+            Ok(Some(Err((_, code)))) => self.patience.again(self.address, &code.to_string()),
+            Ok(None) => self.patience.again(self.address, "no answer"),
+            Err(e) => self.patience.again(self.address, &e.to_string()),
+        }
+    }
+
+    fn brokers(&self) -> Result<usize> {
+        loop {
+            match self.client().fetch_metadata(Some(&self.address.topic), self.patience.question()) {
+                Ok(metadata) => return Ok(metadata.brokers().len()),
+                Err(e) => self.patience.again(self.address, &e.to_string())?,
+            }
+        }
+    }
+
+    /// Waits until each partition of ours has a leader.
+    fn led(&self) -> Result<()> {
+        let wanted = self.settings.partitions as usize;
+        loop {
+            let why = match self.client().fetch_metadata(Some(&self.address.topic), self.patience.question())
+            {
+                Err(e) => e.to_string(),
+                Ok(metadata) => match metadata.topics().first() {
+                    None => "the topic is not known yet".into(),
+                    Some(t) if t.error().is_some() || t.partitions().is_empty() => {
+                        "the topic is not known yet".into()
+                    }
+                    Some(t) if t.partitions().len() < wanted => {
+                        let (topic, has) = (&self.address.topic, t.partitions().len());
+                        let text = format!(
+                            "the topic {topic} has {has} partitions and kafka.partitions is {wanted}: set that to what the other nodes \
+                             have, at most {has}"
+                        );
+                        return Err(Error::new(Code::InvalidConfig, text));
+                    }
+                    Some(t) => match leaderless(t, wanted) {
+                        0 => return Ok(()),
+                        n => format!("{n} of {wanted} partitions have no leader"),
+                    },
+                },
+            };
+            self.patience.again(self.address, &why)?;
+        }
+    }
+
+    /// Looks at what klatch relies on.
+    fn verify(&self) -> Result<()> {
+        let topic = &self.address.topic;
+        let resource = [ResourceSpecifier::Topic(topic)];
+        let found = loop {
+            let options = AdminOptions::new().request_timeout(Some(self.patience.question()));
+            let why =
+                match block_on(self.client.describe_configs(&resource, &options)).map(|mut all| all.pop()) {
+                    Ok(Some(Ok(found))) => break found,
+                    Ok(Some(Err(code))) if is_refusal(code) => {
+                        return Err(self.refused("describe the configuration of", code));
+                    }
+                    Ok(Some(Err(code))) => code.to_string(),
+                    Ok(None) => "no answer".into(),
+                    Err(e) => e.to_string(),
+                };
+            self.patience.again(self.address, &why)?;
+        };
+        let value = |name: &str| found.get(name).and_then(|entry| entry.value.as_deref());
+        for (name, wanted) in [("message.timestamp.type", "LogAppendTime"), ("cleanup.policy", "delete")] {
+            if let Some(has) = value(name).filter(|has| *has != wanted) {
+                let text = format!(
+                    "the topic {topic} has {name}={has} and klatch needs {wanted}: kafka-configs --alter --topic {topic} --add-config \
+                     {name}={wanted}"
+                );
+                return Err(Error::new(Code::InvalidConfig, text));
+            }
+        }
+        if value("min.insync.replicas").is_some_and(|n| n == "1") {
+            tracing::warn!(
+                topic,
+                "an acknowledged message may be on one broker only: min.insync.replicas of the topic is 1"
+            );
+        }
+        Ok(())
+    }
+
+    fn marks(&self, partition: u32) -> Result<(u64, u64)> {
+        loop {
+            let answer = self.client().fetch_watermarks(
+                &self.address.topic,
+                partition as i32,
+                self.patience.question(),
+            );
+            match answer {
+                Ok((low, high)) => return Ok((low.max(0) as u64, high.max(0) as u64)),
+                Err(KafkaError::MetadataFetch(code)) if is_refusal(code) => {
+                    return Err(self.refused("read", code));
+                }
+                Err(e) => self.patience.again(self.address, &e.to_string())?,
+            }
+        }
+    }
+
+    fn refused(&self, what: &str, code: RDKafkaErrorCode) -> Error {
+        let topic = &self.address.topic;
+        Error::new(
+            Code::InvalidConfig,
+            format!("the cluster does not let this node {what} the topic {topic}: {code}"),
+        )
+    }
+}
+
+/// How many of the first `wanted` partitions have no leader.
+pub fn leaderless(topic: &rdkafka::metadata::MetadataTopic, wanted: usize) -> usize {
+    let led = |p: &&rdkafka::metadata::MetadataPartition| (p.id() as usize) < wanted && p.leader() >= 0;
+    wanted - topic.partitions().iter().filter(led).count().min(wanted)
+}
+
+/// Whether asking again would not help.
+fn is_refusal(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::*;
+    matches!(
+        code,
+        TopicAuthorizationFailed
+            | ClusterAuthorizationFailed
+            | GroupAuthorizationFailed
+            | SaslAuthenticationFailed
+    )
+}
+
+/// Waits for a future on this thread, whatever runtime it belongs to.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = std::pin::pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Task::from_waker(&waker)) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! Reads every partition in order and feeds the tails.
+//!
+//! Each partition has a queue of its own, so that what is wrong with one is known by its number. Only one thread reads.
+
+use super::bell::Bell;
+use super::client::Context;
+use super::mapping::{self, Incoming, Junk, Mapped};
+use super::partition::partition_of;
+use super::watch::Checks;
+use crate::broker::ids::CLOCKS_DIFFER_MS;
+use crate::broker::storage::OVERLAY;
+use crate::broker::tail::{Origin, Tail};
+use crate::message::Record;
+use crate::metrics::Metrics;
+use crate::view::{Checkpoint, ViewError};
+use klatch_kafka_ext::headers;
+use rdkafka::Timestamp;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use std::ffi::CStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+const VERSION: &CStr = c"klatch-v";
+const TAG: &CStr = c"klatch-tag";
+const TOPIC: &CStr = c"klatch-topic";
+
+/// Most records, and bytes of them, that one partition hands to its tail at once: then it is another one's turn.
+const BATCH: usize = 512;
+const BATCH_BYTES: usize = 1 << 20;
+/// Ids of other topics whose records have been found here and are known to be here.
+const STRANGERS: usize = 16;
+
+/// Why reading ends.
+#[derive(Debug)]
+pub enum Trouble {
+    /// The view cannot be read or written.
+    View(ViewError),
+    /// The view is of another past of this log: it must be built again.
+    OtherPast(String),
+    /// What the node has read is no longer what comes before what it would read next.
+    Lost(String),
+    /// The client could not be made.
+    Client(KafkaError),
+}
+
+impl From<ViewError> for Trouble {
+    fn from(e: ViewError) -> Trouble {
+        Trouble::View(e)
+    }
+}
+
+impl From<KafkaError> for Trouble {
+    fn from(e: KafkaError) -> Trouble {
+        Trouble::Client(e)
+    }
+}
+
+/// Where reading a partition begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// The first offset of Kafka's to read.
+    pub from: u64,
+    /// What the view has seen last: the first record read must be that one.
+    pub again: Option<Checkpoint>,
+    /// Kafka's next offset when the node started: from there on it may serve.
+    pub end: u64,
+    /// The view has followed this partition before: what memory lacks may be there.
+    pub read_before: bool,
+}
+
+/// One partition.
+struct Part {
+    number: u32,
+    queue: PartitionQueue<Context>,
+    /// There may be something in the queue.
+    ready: Arc<AtomicBool>,
+    tail: Arc<Tail>,
+    /// The place of the last record read.
+    last: u64,
+    again: Option<Checkpoint>,
+    end: u64,
+    caught_up: bool,
+    /// A record that was meant for another topic, and how often the topic had been checked when it came: the partition stands still until
+    /// it has been checked again.
+    held: Option<(u64, Read)>,
+}
+
+/// A record as it was read.
+struct Read {
+    origin: Origin,
+    /// None if it is not to be delivered.
+    record: Option<Record>,
+    checkpoint: Checkpoint,
+    time: u64,
+    /// Another program wrote it.
+    foreign: bool,
+    /// The topic that it was meant for, if not this one.
+    stranger: Option<Box<[u8]>>,
+}
+
+/// See the module.
+pub struct Tailer {
+    consumer: Arc<BaseConsumer<Context>>,
+    parts: Vec<Part>,
+    topic_id: String,
+    strangers: Vec<Box<[u8]>>,
+    checks: Arc<Checks>,
+    metrics: Arc<Metrics>,
+    told: Told,
+    records: Vec<(Record, Vec<u8>)>,
+    origins: Vec<Origin>,
+}
+
+impl std::fmt::Debug for Tailer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tailer").field("partitions", &self.parts.len()).finish_non_exhaustive()
+    }
+}
+
+/// What the operator has been told of records that are not delivered.
+#[derive(Debug, Default)]
+struct Told {
+    next_ms: u64,
+    untold: u64,
+}
+
+/// How often the operator is told.
+const TELL_EVERY_MS: u64 = 10_000;
+
+/// What a tailer is made of.
+pub struct Plan<'a> {
+    /// The client's configuration.
+    pub config: &'a ClientConfig,
+    /// The client's context.
+    pub context: Context,
+    /// The topic.
+    pub topic: &'a str,
+    /// The topic's id as the header has it.
+    pub topic_id: &'a str,
+    /// Where each partition begins.
+    pub starts: &'a [Start],
+    /// The tail of each.
+    pub tails: &'a [Arc<Tail>],
+    /// Rung when there is something to read.
+    pub bell: &'a Arc<Bell>,
+    /// How often the topic has been checked.
+    pub checks: Arc<Checks>,
+    /// Where records are counted.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Tailer {
+    /// Begins to read.
+    pub fn start(plan: Plan<'_>) -> Result<Tailer, Trouble> {
+        let consumer = Arc::new(BaseConsumer::from_config_and_context(plan.config, plan.context)?);
+        let mut list = TopicPartitionList::new();
+        let mut parts = Vec::new();
+        for ((number, start), tail) in (0..).zip(plan.starts).zip(plan.tails) {
+            let offset = Offset::Offset(start.from as i64);
+            list.add_partition_offset(plan.topic, number as i32, offset)?;
+            let queue = consumer.split_partition_queue(plan.topic, number as i32);
+            let mut queue =
+                queue.ok_or_else(|| KafkaError::Subscription("no queue for a partition".into()))?;
+            let ready = Arc::new(AtomicBool::new(true));
+            let (bell, flag) = (plan.bell.clone(), ready.clone());
+            queue.set_nonempty_callback(move || {
+                flag.store(true, Ordering::Release);
+                bell.ring();
+            });
+            parts.push(Part {
+                number,
+                queue,
+                ready,
+                tail: tail.clone(),
+                last: start.from,
+                again: start.again,
+                end: start.end,
+                caught_up: start.from >= start.end,
+                held: None,
+            });
+        }
+        consumer.assign(&list)?;
+        Ok(Tailer {
+            consumer,
+            parts,
+            topic_id: plan.topic_id.into(),
+            strangers: Vec::new(),
+            checks: plan.checks,
+            metrics: plan.metrics,
+            told: Told::default(),
+            records: Vec::new(),
+            origins: Vec::new(),
+        })
+    }
+
+    /// The client, for questions.
+    pub fn client(&self) -> &Arc<BaseConsumer<Context>> {
+        &self.consumer
+    }
+
+    /// How many partitions have not reached the end that they had at the start.
+    pub fn behind(&self) -> usize {
+        self.parts.iter().filter(|p| !p.caught_up).count()
+    }
+
+    /// Serves what is not of a partition, and has every partition looked at: once in a while.
+    pub fn tick(&mut self) {
+        // Whatever comes here is no message: all partitions have their own queues.
+        while self.consumer.poll(Duration::ZERO).is_some() {}
+        self.parts.iter().for_each(|p| p.ready.store(true, Ordering::Release));
+    }
+
+    /// Hands what has come to the tails. True: there is more.
+    pub fn turn(&mut self, now_ms: u64) -> Result<bool, Trouble> {
+        let mut more = false;
+        for i in 0..self.parts.len() {
+            if self.parts[i].ready.swap(false, Ordering::AcqRel) && self.read(i, now_ms)? {
+                self.parts[i].ready.store(true, Ordering::Release);
+                more = true;
+            }
+        }
+        if let Some(view) =
+            self.parts.first().map(|p| p.tail.view()).filter(|v| v.overlay_bytes() > 2 * OVERLAY)
+        {
+            match view.flush() {
+                // It waits in memory until there is room, as what came before.
+                Ok(_) | Err(ViewError::Full(_)) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(more)
+    }
+
+    /// Reads some of a partition. True: there is more.
+    fn read(&mut self, i: usize, now_ms: u64) -> Result<bool, Trouble> {
+        let Tailer { parts, records, origins, told, checks, strangers, metrics, topic_id, .. } = self;
+        let partitions = parts.len() as u32;
+        let Some(part) = parts.get_mut(i) else { return Ok(false) };
+        // At a start it has just been checked, and is once more at the end of it.
+        let serving = part.caught_up;
+        let (mut checkpoint, mut bytes, mut count) = (None, 0, 0);
+        if let Some((checked, read)) = part.held.take() {
+            if checks.passed() <= checked {
+                part.held = Some((checked, read));
+                return Ok(false);
+            }
+            if let Some(id) = read.stranger.clone() {
+                strangers.truncate(STRANGERS - 1);
+                strangers.insert(0, id);
+            }
+            checkpoint = Some(read.checkpoint);
+            keep(read, records, origins);
+        }
+        while count < BATCH && bytes < BATCH_BYTES {
+            let message = match part.queue.poll(Duration::ZERO) {
+                None => break,
+                Some(Ok(message)) => message,
+                Some(Err(KafkaError::PartitionEOF(_))) => {
+                    part.caught_up = true;
+                    continue;
+                }
+                Some(Err(e)) => {
+                    part.failed(&e, checks)?;
+                    continue;
+                }
+            };
+            let offset = message.offset();
+            let place = mapping::place_of(offset.max(0) as u64);
+            if place <= part.last {
+                return Err(Trouble::Lost(format!("partition {} gave offset {offset} again", part.number)));
+            }
+            part.last = place;
+            part.caught_up |= place >= part.end;
+            (bytes, count) = (bytes + message.payload_len(), count + 1);
+            let (odd, read) = read_message(part.number, partitions, &message, topic_id);
+            if let Some(seen) = part.again.take() {
+                if read.checkpoint != seen {
+                    let text = format!("partition {} has another record where the view ends", part.number);
+                    return Err(Trouble::OtherPast(text));
+                }
+                part.tail.complete_since(read.time + CLOCKS_DIFFER_MS + 1);
+                continue;
+            }
+            match odd {
+                Some(odd) => told.odd(odd, part.number, offset, metrics, now_ms),
+                None => metrics.kafka_foreign.add(u64::from(read.foreign)),
+            }
+            let known = read.stranger.as_ref().is_none_or(|id| strangers.contains(id));
+            if serving && !known {
+                part.held = Some((checks.begun(), read));
+                checks.ask();
+                break;
+            }
+            checkpoint = Some(read.checkpoint);
+            keep(read, records, origins);
+        }
+        if let Some(checkpoint) = checkpoint {
+            let accepted = part.tail.accept(records, origins.drain(..), checkpoint);
+            records.clear();
+            accepted?;
+        }
+        Ok(part.held.is_none() && (count == BATCH || bytes >= BATCH_BYTES))
+    }
+}
+
+fn keep(read: Read, records: &mut Vec<(Record, Vec<u8>)>, origins: &mut Vec<Origin>) {
+    if let Some(record) = read.record {
+        let place = place(&record);
+        records.push((record, place));
+        origins.push(read.origin);
+    }
+}
+
+/// What the view keeps of a record: all of it, so that reading history does not need the cluster.
+pub fn place(record: &Record) -> Vec<u8> {
+    [&record.time().to_le_bytes()[..], record.body()].concat()
+}
+
+impl Part {
+    /// What an error on the partition's queue means.
+    fn failed(&self, e: &KafkaError, checks: &Checks) -> Result<(), Trouble> {
+        use RDKafkaErrorCode::*;
+        let lost = || Err(Trouble::Lost(format!("partition {}: {e}", self.number)));
+        match e {
+            KafkaError::MessageConsumption(AutoOffsetReset | OffsetOutOfRange) => lost(),
+            KafkaError::MessageConsumptionFatal(_) => lost(),
+            KafkaError::MessageConsumption(UnknownPartition | UnknownTopic | UnknownTopicOrPartition) => {
+                checks.ask();
+                Ok(())
+            }
+            _ => {
+                tracing::debug!(partition = self.number, error = %e, "reading a partition");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Why a record is not delivered.
+#[derive(Clone, Copy, Debug)]
+enum Odd {
+    Junk(Junk),
+    /// Its room is in this partition.
+    Misplaced(u32),
+}
+
+fn read_message(
+    partition: u32,
+    partitions: u32,
+    message: &BorrowedMessage<'_>,
+    topic_id: &str,
+) -> (Option<Odd>, Read) {
+    let time = match message.timestamp() {
+        Timestamp::NotAvailable => 0,
+        Timestamp::CreateTime(ms) | Timestamp::LogAppendTime(ms) => ms.max(0) as u64,
+    };
+    let offset = message.offset().max(0) as u64;
+    let [version, tag, topic] = headers(message, [VERSION, TAG, TOPIC]);
+    let (key, value) = (message.key(), message.payload());
+    let incoming = Incoming { partition, offset, time, key, value, version, tag };
+    let hash = crc32c::crc32c_append(crc32c::crc32c(key.unwrap_or_default()), value.unwrap_or_default());
+    let sequence = mapping::place_of(offset);
+    let checkpoint = Checkpoint { sequence, check: (sequence << 32) ^ time ^ u64::from(hash) };
+    let stranger = topic.filter(|id| version.is_some() && *id != topic_id.as_bytes()).map(Box::from);
+    let foreign = version.is_none();
+    let read = |origin, record| Read { origin, record, checkpoint, time, foreign, stranger };
+    let home = key.map_or(partition, |key| partition_of(key, partitions));
+    if home != partition {
+        return (Some(Odd::Misplaced(home)), read(Origin::Apart(None), None));
+    }
+    match mapping::read(&incoming) {
+        Mapped::Own(record) => (None, read(Origin::Read, Some(record))),
+        Mapped::Untitled(record, tag) => (None, read(Origin::Apart(tag), Some(record))),
+        Mapped::Foreign(record) => (None, read(Origin::Apart(None), Some(record))),
+        Mapped::Junk(junk) => (Some(Odd::Junk(junk)), read(Origin::Apart(None), None)),
+    }
+}
+
+impl Told {
+    /// Counts a record that is not delivered, and tells the operator, though not of each.
+    fn odd(&mut self, odd: Odd, partition: u32, offset: i64, metrics: &Metrics, now_ms: u64) {
+        match odd {
+            Odd::Junk(_) => metrics.kafka_junk.inc(),
+            Odd::Misplaced(_) => metrics.kafka_misplaced.inc(),
+        }
+        if now_ms < self.next_ms {
+            self.untold += 1;
+            return;
+        }
+        self.next_ms = now_ms + TELL_EVERY_MS;
+        let untold = std::mem::take(&mut self.untold);
+        match odd {
+            Odd::Junk(junk) => {
+                tracing::warn!(partition, offset, untold, "a record is not delivered: {}", junk.reason());
+            }
+            Odd::Misplaced(home) => tracing::warn!(
+                partition,
+                offset,
+                untold,
+                "a record is not delivered: its key belongs into partition {home}. Was it written through librdkafka without \
+                 partitioner=murmur2_random, or after partitions were added?"
+            ),
+        }
+    }
+}
