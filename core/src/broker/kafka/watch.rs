@@ -73,24 +73,37 @@ pub struct Watch {
     pub bell: Arc<Bell>,
 }
 
+/// What is due when (steady clock).
+#[derive(Debug, Default)]
+struct Due {
+    id_ms: u64,
+    trim_ms: u64,
+    /// Questions that were not answered, one after the other.
+    missed: u32,
+}
+
 impl Watch {
     /// Looks until the broker stops.
     pub fn run(self) {
-        let (mut id_ms, mut trim_ms) = (0, 0);
+        let mut due = Due::default();
         while !self.shared.is_ending() {
-            let look = || self.look(&mut id_ms, &mut trim_ms);
+            let look = || self.look(&mut due);
             if catch_unwind(AssertUnwindSafe(look)).is_err() {
                 tracing::error!("watching the Kafka cluster panicked; it goes on");
             }
-            let calm = self.shared.link() == Health::Up;
+            let calm = self.shared.link() == Health::Up && due.missed == 0;
             self.bell.wait(if calm { CALM } else { ALERT });
         }
     }
 
-    fn look(&self, id_ms: &mut u64, trim_ms: &mut u64) {
+    fn look(&self, due: &mut Due) {
         let now = self.shared.clock.steady_ms();
         let partitions = self.shared.tails.len();
-        let mut link = match self.client.fetch_metadata(Some(&self.topic), ANSWER) {
+        let answer = self.client.fetch_metadata(Some(&self.topic), ANSWER);
+        due.missed = if answer.is_ok() { 0 } else { due.missed + 1 };
+        let mut link = match answer {
+            // One answer may be late.
+            Err(_) if due.missed < 2 => self.shared.link(),
             Err(_) => Health::Down,
             Ok(metadata) => match metadata.topics().first() {
                 Some(t) if t.error().is_none() && leaderless(t, partitions) == 0 => Health::Up,
@@ -101,15 +114,15 @@ impl Watch {
         };
         let returns = self.shared.link() != Health::Up;
         let asked = self.checks.asked.load(Ordering::SeqCst);
-        if link != Health::Down && (asked || returns || now >= *id_ms) {
-            *id_ms = now + ID_EVERY_MS;
+        if link != Health::Down && (asked || returns || now >= due.id_ms) {
+            due.id_ms = now + ID_EVERY_MS;
             if !self.check() && returns {
                 link = Health::Down;
             }
         }
         self.shared.set_link(link);
-        if link == Health::Up && now >= *trim_ms {
-            *trim_ms = now + TRIM_EVERY_MS;
+        if link == Health::Up && now >= due.trim_ms {
+            due.trim_ms = now + TRIM_EVERY_MS;
             self.trim();
         }
     }
