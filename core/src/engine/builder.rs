@@ -116,8 +116,9 @@ impl Builder {
         let addresses = listener::addresses(&listeners);
         let clock = self.clock.clone().unwrap_or_else(|| Arc::new(SystemClock::new()));
         let metrics = Arc::new(Metrics::default());
-        let Opened { broker, view, hub } = open(settings, &clock, &metrics)?;
-        let started = self.run(broker.clone(), view, hub, clock.clone(), metrics, listeners, addresses);
+        let opened = open(settings, &clock, &metrics)?;
+        let broker = opened.broker.clone();
+        let started = self.run(opened, clock.clone(), metrics, listeners, addresses);
         if started.is_err() {
             // The directory is free again when the error is returned. That it could not be closed well is the lesser news.
             let _ = broker.stop(clock.steady_ms() + FAILED_START.as_millis() as u64);
@@ -128,9 +129,7 @@ impl Builder {
     /// Starts everything above the broker. An engine that is given up half way stops what it has.
     fn run(
         self,
-        broker: Arc<dyn Broker>,
-        view: Arc<View>,
-        hub: Arc<Hub>,
+        Opened { broker, view, hub }: Opened,
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
         listeners: Vec<TcpListener>,

@@ -249,11 +249,15 @@ impl Producer {
 
     /// Of some messages nothing is known. Those without an id are given up: sent again they might be there twice.
     fn forsake(&mut self, failed: &mut Vec<Failed>) {
-        for (_, message) in self.sent.extract_if(.., |_, message| !message.has_id) {
-            self.bytes -= message.size();
-            failed.push(Failed { message, perhaps: true, error: unknown(RDKafkaErrorCode::Fatal) });
+        for (number, mut message) in std::mem::take(&mut self.sent) {
+            message.sent_before = true;
+            if message.has_id {
+                self.sent.insert(number, message);
+            } else {
+                self.bytes -= message.size();
+                failed.push(Failed { message, perhaps: true, error: unknown(RDKafkaErrorCode::Fatal) });
+            }
         }
-        self.sent.values_mut().for_each(|message| message.sent_before = true);
     }
 
     /// Takes back all that has not been sent yet. What comes of it is collected.

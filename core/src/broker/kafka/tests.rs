@@ -225,6 +225,7 @@ mod played {
         let rig = rig();
         let (a, b) = (rig.node("memory"), rig.node("memory"));
         let first = a.stored("lobby", "m1", "1");
+        b.reaches("lobby", first.position.offset);
         let again = b.stored("lobby", "m1", "1");
         assert_eq!((again.position.clone(), again.duplicate), (first.position, true));
         assert_eq!(b.publish("lobby", "m1", "2").wait().unwrap_err().code(), Code::Conflict);
@@ -327,8 +328,8 @@ mod played {
             Some(b"{\"data\":8}"),
             &[("klatch-v", "1"), ("klatch-topic", "another")],
         );
-        assert!(node.stored("lobby", "m1", "7").duplicate);
         node.stored("lobby", "", "9");
+        assert!(node.stored("lobby", "m1", "7").duplicate);
         let data: Vec<_> = node.history("lobby").into_iter().map(|(.., id, data)| (id, data)).collect();
         let text = |id: &str, data: &str| (id.to_owned(), data.to_owned());
         let foreign = format!("{lobby}-");
