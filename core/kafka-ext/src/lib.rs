@@ -86,8 +86,6 @@ impl fmt::Display for IdError {
     }
 }
 
-impl std::error::Error for IdError {}
-
 /// An object of librdkafka's and how it is given back.
 struct Owned<T>(NonNull<T>, unsafe extern "C" fn(*mut T));
 
