@@ -1,81 +1,173 @@
 //! A server as a child process, and what this process may.
 
+use rustix::process::{Pid, Signal, kill_process};
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-/// A running server, killed when it is dropped.
+/// A child process whose output is read; killed when it is dropped.
 #[derive(Debug)]
-pub struct Server {
+pub struct Process {
     child: Child,
-    address: SocketAddr,
     output: Arc<Output>,
 }
 
 #[derive(Debug, Default)]
 struct Output {
-    lines: Mutex<VecDeque<String>>,
+    said: Mutex<Said>,
     more: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Said {
+    lines: VecDeque<String>,
+    /// Outputs that have not ended.
+    open: usize,
 }
 
 /// The newest lines of output that are kept.
 const LINES: usize = 1000;
 const ANNOUNCEMENT: &str = "listening on ";
 
-impl Server {
-    /// Starts the command and waits up to `timeout` until it prints `listening on ADDRESS:PORT` on stdout or stderr.
-    ///
-    /// The command should ask for port 0. Both outputs are read to their ends; the newest 1,000 lines are kept.
-    pub fn start(command: &mut Command, timeout: Duration) -> io::Result<Server> {
+impl Process {
+    /// Starts the command. Both outputs are read to their ends; the newest 1,000 lines are kept.
+    pub fn start(command: &mut Command) -> io::Result<Process> {
+        Process::watched(command, |_| ())
+    }
+
+    /// The same, and `watch` sees each line once it is kept. It is dropped at the end of both outputs.
+    fn watched(command: &mut Command, watch: impl Fn(&str) + Clone + Send + 'static) -> io::Result<Process> {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        let output = Arc::new(Output::default());
-        let (found, address) = channel();
-        for pipe in [
+        let pipes: Vec<_> = [
             child.stdout.take().map(|p| Box::new(p) as Box<dyn io::Read + Send>),
             child.stderr.take().map(|p| Box::new(p) as Box<dyn io::Read + Send>),
         ]
         .into_iter()
         .flatten()
-        {
-            let (output, found) = (output.clone(), found.clone());
+        .collect();
+        let said = Mutex::new(Said { open: pipes.len(), ..Said::default() });
+        let output = Arc::new(Output { said, more: Condvar::new() });
+        for pipe in pipes {
+            let (output, watch) = (output.clone(), watch.clone());
             std::thread::spawn(move || {
                 let mut lines = BufReader::new(pipe);
                 let mut line = Vec::new();
                 while matches!(lines.read_until(b'\n', &mut line), Ok(n) if n > 0) {
                     let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-                    let address = announced(&text);
-                    if let Ok(mut lines) = output.lines.lock() {
-                        if lines.len() == LINES {
-                            lines.pop_front();
+                    if let Ok(mut said) = output.said.lock() {
+                        if said.lines.len() == LINES {
+                            said.lines.pop_front();
                         }
-                        lines.push_back(text);
+                        said.lines.push_back(text.clone());
                     }
                     output.more.notify_all();
-                    // Only now, so that whoever knows the address finds the line too.
-                    if let Some(address) = address {
-                        let _ = found.send(address);
-                    }
+                    // Only now, so that whoever knows of it finds the line too.
+                    watch(&text);
                     line.clear();
                 }
+                if let Ok(mut said) = output.said.lock() {
+                    said.open -= 1;
+                }
+                output.more.notify_all();
             });
         }
-        drop(found);
-        // From here on `Server` kills the child, whatever happens.
-        let mut server = Server { child, address: SocketAddr::from(([0, 0, 0, 0], 0)), output };
-        match wait(&address, timeout) {
-            Some(address) => server.address = address,
-            None => {
-                let status = server.kill();
-                let text =
-                    format!("no address announced; {status:?}; output:\n{}", server.output().join("\n"));
+        Ok(Process { child, output })
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The newest lines it printed.
+    pub fn output(&self) -> Vec<String> {
+        self.output.said.lock().map(|said| said.lines.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Waits up to `timeout` until it has printed a line that contains `text`; whether it has. Does not wait on when it has ended.
+    pub fn says(&self, text: &str, timeout: Duration) -> bool {
+        let has = |said: &Said| said.lines.iter().any(|line| line.contains(text));
+        let Ok(said) = self.output.said.lock() else { return false };
+        let waiting = |said: &mut Said| said.open > 0 && !has(said);
+        self.output.more.wait_timeout_while(said, timeout, waiting).is_ok_and(|(said, _)| has(&said))
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        let pid = Pid::from_raw(self.child.id() as i32).ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// Kills it at once (SIGKILL) and waits for its end.
+    pub fn kill(&mut self) -> io::Result<ExitStatus> {
+        self.child.kill()?;
+        self.child.wait()
+    }
+
+    /// Waits up to `timeout` for its end; past it, it is killed and the error is `TimedOut`.
+    pub fn wait(&mut self, timeout: Duration) -> io::Result<ExitStatus> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() >= deadline {
+                self.kill()?;
+                let text = "it did not end in time and was killed";
                 return Err(io::Error::new(io::ErrorKind::TimedOut, text));
             }
+            // There is no portable wait with a timeout; this bounds only how late the end is noticed.
+            std::thread::sleep(Duration::from_millis(5));
         }
-        Ok(server)
+    }
+
+    /// Asks it to stop (SIGTERM) and waits up to `timeout`; past it, it is killed and the error is `TimedOut`.
+    pub fn stop(&mut self, timeout: Duration) -> io::Result<ExitStatus> {
+        if self.child.try_wait()?.is_none() {
+            self.signal(Signal::TERM)?;
+        }
+        self.wait(timeout)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.kill();
+    }
+}
+
+/// A running server, killed when it is dropped.
+#[derive(Debug)]
+pub struct Server {
+    process: Process,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// Starts the command and waits up to `timeout` until it prints `listening on ADDRESS:PORT` on stdout or stderr.
+    ///
+    /// The command should ask for port 0. Both outputs are read to their ends; the newest 1,000 lines are kept.
+    pub fn start(command: &mut Command, timeout: Duration) -> io::Result<Server> {
+        let (found, address) = channel();
+        let mut process = Process::watched(command, move |line| {
+            if let Some(address) = announced(line) {
+                let _ = found.send(address);
+            }
+        })?;
+        // Also ends when both outputs do, that is, when the child has died.
+        match address.recv_timeout(timeout) {
+            Ok(address) => Ok(Server { process, address }),
+            Err(_) => {
+                let status = process.kill();
+                let text =
+                    format!("no address announced; {status:?}; output:\n{}", process.output().join("\n"));
+                Err(io::Error::new(io::ErrorKind::TimedOut, text))
+            }
+        }
     }
 
     /// The address it printed.
@@ -90,52 +182,27 @@ impl Server {
 
     /// Its process id.
     pub fn id(&self) -> u32 {
-        self.child.id()
+        self.process.id()
     }
 
     /// The newest lines it printed.
     pub fn output(&self) -> Vec<String> {
-        self.output.lines.lock().map(|o| o.iter().cloned().collect()).unwrap_or_default()
+        self.process.output()
     }
 
     /// Waits up to `timeout` until it has printed a line that contains `text`; whether it has.
     pub fn says(&self, text: &str, timeout: Duration) -> bool {
-        let unsaid = |lines: &mut VecDeque<String>| !lines.iter().any(|line| line.contains(text));
-        let Ok(lines) = self.output.lines.lock() else { return false };
-        self.output
-            .more
-            .wait_timeout_while(lines, timeout, unsaid)
-            .is_ok_and(|(_, waited)| !waited.timed_out())
+        self.process.says(text, timeout)
     }
 
     /// Kills it at once (SIGKILL) and waits for its end.
     pub fn kill(&mut self) -> io::Result<ExitStatus> {
-        self.child.kill()?;
-        self.child.wait()
+        self.process.kill()
     }
 
     /// Asks it to stop (SIGTERM) and waits up to `timeout`; past it, it is killed and the error is `TimedOut`.
     pub fn stop(&mut self, timeout: Duration) -> io::Result<ExitStatus> {
-        if let Some(pid) = rustix::process::Pid::from_raw(self.child.id() as i32)
-            && self.child.try_wait()?.is_none()
-        {
-            rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
-        }
-        let deadline = Instant::now() + timeout;
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok(status);
-            }
-            if Instant::now() >= deadline {
-                self.kill()?;
-                return Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    "the server did not stop in time and was killed",
-                ));
-            }
-            // There is no portable wait with a timeout; this bounds only how late the end is noticed.
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        self.process.stop(timeout)
     }
 }
 
@@ -150,22 +217,11 @@ pub fn raise_files() {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.kill();
-    }
-}
-
 fn announced(line: &str) -> Option<SocketAddr> {
     let (_, rest) = line.split_once(ANNOUNCEMENT)?;
     let rest = rest.trim_start_matches("http://").trim_start_matches("ws://");
     let end = rest.find(|c: char| c.is_whitespace() || c == '/' || c == ',').unwrap_or(rest.len());
     rest.get(..end)?.parse().ok()
-}
-
-fn wait(address: &Receiver<SocketAddr>, timeout: Duration) -> Option<SocketAddr> {
-    // Also ends when both outputs do, that is, when the child has died.
-    address.recv_timeout(timeout).ok()
 }
 
 #[cfg(test)]
@@ -201,8 +257,16 @@ mod tests {
         let server =
             Server::start(&mut shell("echo listening on [::1]:1; exec sleep 1000"), Duration::from_secs(20))
                 .unwrap();
-        let pid = rustix::process::Pid::from_raw(server.id() as i32).unwrap();
+        let pid = Pid::from_raw(server.id() as i32).unwrap();
         drop(server);
         assert!(rustix::process::test_kill_process(pid).is_err());
+    }
+
+    #[test]
+    fn who_waits_for_a_line_of_the_dead_does_not_wait_on() {
+        let mut process = Process::start(&mut shell("echo one")).unwrap();
+        assert!(process.says("one", Duration::from_secs(20)));
+        assert!(!process.says("two", Duration::from_secs(3600)));
+        assert!(process.wait(Duration::from_secs(20)).unwrap().success());
     }
 }

@@ -10,6 +10,7 @@ pub mod history;
 pub mod net;
 pub mod random;
 pub mod report;
+pub mod runner;
 pub mod scenario;
 pub mod server;
 pub mod storm;

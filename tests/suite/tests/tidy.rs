@@ -157,7 +157,7 @@ fn no_unbounded_queue_in_core() {
 #[test]
 fn files_have_one_noun() {
     let mut long = Vec::new();
-    for dir in ["core/src", "core/benches", "examples", "tests/harness", "tests/suite"] {
+    for dir in ["core/src", "core/benches", "examples", "tests/harness", "tests/kafka", "tests/suite"] {
         for (path, text) in sources(dir) {
             let n = text.lines().count();
             if n > 800 {

@@ -56,6 +56,8 @@ pub enum Kind {
     Embedded,
     /// Memory.
     Memory,
+    /// A topic of a Kafka cluster.
+    Kafka,
 }
 
 /// All scenarios of a directory with their full names: file and name.
@@ -99,8 +101,8 @@ impl Scenario {
         self.only.is_none_or(|only| only == kind)
     }
 
-    /// Plays it; the error tells the step that failed and why.
-    pub fn run(&self, kind: Kind, shards: usize) -> Result<(), String> {
+    /// Plays it; the error tells the step that failed and why. `topic` is the address of an empty topic of its own, on Kafka.
+    pub fn run(&self, kind: Kind, topic: Option<&str>, shards: usize) -> Result<(), String> {
         let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
         let mut settings: Settings = match &self.settings {
             Value::Null => Settings::default(),
@@ -111,6 +113,7 @@ impl Scenario {
         settings.log = match kind {
             Kind::Memory => "memory".into(),
             Kind::Embedded => dir.path().join("log").to_string_lossy().into_owned(),
+            Kind::Kafka => topic.ok_or("no topic")?.into(),
         };
         let mut world = World {
             settings,

@@ -1,0 +1,172 @@
+// Reads and writes topics for klatch's tests, by another client of Kafka than klatch's.
+//
+//   node oracle.mjs ADDRESSES COMMAND [ARGUMENTS]
+//
+//   create TOPIC PARTITIONS [NAME=VALUE ...]   with these properties
+//   partitions TOPIC TOTAL                     adds partitions
+//   delete TOPIC
+//   delete-records TOPIC PARTITION:OFFSET ...  those before the offset; -1: all
+//   ends TOPIC                                 a line per partition: first offset, and the one after the last
+//   dump TOPIC                                 a line per record, by partition and offset
+//   follow TOPIC                               the same as it comes, without an end
+//   produce TOPIC [gzip]                       records from stdin, a line each, sent at once; a line per record: where it is
+//
+// All lines are JSON. A record is {partition, offset, timestamp, key, headers: [[name, value], ...], value}; a key or value is null,
+// a string, or {"base64": "..."} where its bytes are no UTF-8. To produce, partition, headers, key and value may be left out.
+import { createInterface } from "node:readline";
+import kafkajs from "kafkajs";
+
+const { CompressionTypes, Kafka, Partitioners, logLevel } = kafkajs;
+const READ_UNCOMMITTED = 0;
+const [addresses, command, topic, ...args] = process.argv.slice(2);
+
+const kafka = new Kafka({
+  clientId: "oracle",
+  brokers: addresses.split(","),
+  retry: { initialRetryTime: 50, maxRetryTime: 500, retries: 60 },
+  logLevel: logLevel.ERROR,
+  logCreator: () => (entry) => process.stderr.write(`${entry.namespace}: ${entry.log.message} ${entry.log.error ?? ""}\n`),
+});
+
+const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+function text(bytes) {
+  if (bytes === null || bytes === undefined) return null;
+  try {
+    return utf8.decode(bytes);
+  } catch {
+    return { base64: bytes.toString("base64") };
+  }
+}
+const bytes = (given) =>
+  given === null || given === undefined ? null : Buffer.from(given.base64 ?? given, given.base64 === undefined ? "utf8" : "base64");
+
+const print = (value) => process.stdout.write(JSON.stringify(value) + "\n");
+const numbers = (ends) =>
+  ends.map((e) => ({ partition: e.partition, low: Number(e.low), high: Number(e.high) })).sort((a, b) => a.partition - b.partition);
+
+function line(partition, { offset, timestamp, key, headers, value }) {
+  const pairs = Object.entries(headers ?? {}).flatMap(([name, values]) => [values].flat().map((v) => [name, text(v)]));
+  return { partition, offset: Number(offset), timestamp: Number(timestamp), key: text(key), headers: pairs, value: text(value) };
+}
+
+async function admin(work) {
+  const admin = kafka.admin();
+  await admin.connect();
+  try {
+    return await work(admin);
+  } finally {
+    await admin.disconnect();
+  }
+}
+
+// Reads partitions from these positions, which it moves on; calls `seen` with each record. kafkajs's consumer is not used: it reads as
+// a member of a group, and a group takes long to form and says little about where it is.
+async function read(positions, seen, enough) {
+  const createCluster = Object.getOwnPropertySymbols(kafka).find((s) => s.description === "private:Kafka:createCluster");
+  const cluster = kafka[createCluster]({ allowAutoTopicCreation: false });
+  await cluster.connect();
+  await cluster.addTargetTopic(topic);
+  while (!enough()) {
+    try {
+      const leaders = Object.entries(cluster.findLeaderForPartitions(topic, [...positions.keys()]));
+      for (const answer of await Promise.all(leaders.map(([nodeId, mine]) => fetch(cluster, nodeId, mine, positions)))) {
+        for (const { partition, messages } of answer.responses.flatMap((r) => r.partitions)) {
+          for (const message of messages.filter((m) => Number(m.offset) >= positions.get(partition))) {
+            positions.set(partition, Number(message.offset) + 1);
+            // What a transaction leaves to mark its end is no record.
+            if (!message.isControlRecord) seen(line(partition, message));
+          }
+        }
+      }
+    } catch (error) {
+      // Leaders move, and nodes go and come.
+      if (!error.retriable) throw error;
+      await new Promise((done) => setTimeout(done, 50));
+      await cluster.refreshMetadata().catch(() => {});
+    }
+  }
+  await cluster.disconnect();
+}
+
+async function fetch(cluster, nodeId, partitions, positions) {
+  const broker = await cluster.findBroker({ nodeId });
+  const from = (partition) => ({ partition, fetchOffset: positions.get(partition), maxBytes: 1 << 20 });
+  const topics = [{ topic, partitions: partitions.map(from) }];
+  return broker.fetch({ isolationLevel: READ_UNCOMMITTED, minBytes: 1, maxBytes: 16 << 20, maxWaitTime: 5000, topics });
+}
+
+// Up to where each partition reached when it began.
+async function dump() {
+  const ends = await admin(async (admin) => numbers(await admin.fetchTopicOffsets(topic)));
+  const left = new Map(ends.filter((e) => e.high > e.low).map((e) => [e.partition, e.high]));
+  const positions = new Map(ends.filter((e) => e.high > e.low).map((e) => [e.partition, e.low]));
+  const records = [];
+  const enough = () => {
+    for (const [partition, high] of left) if (positions.get(partition) >= high) left.delete(partition);
+    for (const partition of positions.keys()) if (!left.has(partition)) positions.delete(partition);
+    return left.size === 0;
+  };
+  const keep = (record) => record.offset < left.get(record.partition) && records.push(record);
+  await read(positions, keep, enough);
+  records.sort((a, b) => a.partition - b.partition || a.offset - b.offset).forEach(print);
+}
+
+async function follow() {
+  const ends = await admin(async (admin) => numbers(await admin.fetchTopicOffsets(topic)));
+  print({ following: topic });
+  await read(new Map(ends.map((e) => [e.partition, e.low])), print, () => false);
+}
+
+async function produce() {
+  const messages = [];
+  for await (const given of createInterface({ input: process.stdin })) {
+    const { partition, key, value, headers = [] } = JSON.parse(given);
+    const byName = {};
+    for (const [name, value] of headers) (byName[name] ??= []).push(bytes(value));
+    messages.push({ partition, key: bytes(key), value: bytes(value), headers: byName });
+  }
+  const producer = kafka.producer({ createPartitioner: Partitioners.DefaultPartitioner, allowAutoTopicCreation: false });
+  await producer.connect();
+  // Each is a batch of its own, so that it can be said where each is.
+  for (const message of messages) {
+    const compression = args[0] === "gzip" ? CompressionTypes.GZIP : CompressionTypes.None;
+    const [at] = await producer.send({ topic, messages: [message], acks: -1, compression });
+    print({ partition: at.partition, offset: Number(at.baseOffset) });
+  }
+  await producer.disconnect();
+}
+
+const properties = (pairs) =>
+  pairs.map((pair) => ({ name: pair.slice(0, pair.indexOf("=")), value: pair.slice(pair.indexOf("=") + 1) }));
+
+const commands = {
+  create: () => {
+    const [numPartitions, ...pairs] = args;
+    const configEntries = properties(pairs);
+    return admin((a) => a.createTopics({ waitForLeaders: true, topics: [{ topic, numPartitions: Number(numPartitions), configEntries }] }));
+  },
+  partitions: () => admin((a) => a.createPartitions({ topicPartitions: [{ topic, count: Number(args[0]) }] })),
+  delete: () => admin((a) => a.deleteTopics({ topics: [topic] })),
+  "delete-records": () => {
+    const partitions = args.map((a) => a.split(":")).map(([partition, offset]) => ({ partition: Number(partition), offset }));
+    return admin(async (a) => {
+      // kafkajs looks for the leaders in what it has not asked for.
+      await a.fetchTopicOffsets(topic);
+      await a.deleteTopicRecords({ topic, partitions });
+    });
+  },
+  ends: () => admin(async (a) => numbers(await a.fetchTopicOffsets(topic)).forEach(print)),
+  dump,
+  follow,
+  produce,
+};
+
+// A cluster that does not answer is no reason to wait for ever.
+if (command !== "follow") {
+  setTimeout(() => {
+    process.stderr.write("no end of it after a minute\n");
+    process.exit(1);
+  }, 60_000).unref();
+}
+if (!commands[command]) throw new Error(`there is no command ${command}`);
+await commands[command]();
