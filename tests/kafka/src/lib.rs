@@ -3,10 +3,12 @@
 //! - [`cluster`]: one Kafka server or three, started from their jars ([`jars`]) in a second, each a child that dies with the test.
 //! - [`proxy`]: stands between one node of klatch and the cluster; holds back what the node fetches alone, or what it produces alone.
 //! - [`oracle`]: what a topic holds, read by another client in another language, which also writes what klatch never would.
+//! - [`expected`]: what the records of a topic mean to klatch.
 //!
 //! Nothing of it uses the crate `klatch`.
 
 pub mod cluster;
+pub mod expected;
 pub mod jars;
 mod mortal;
 pub mod oracle;
@@ -14,6 +16,7 @@ pub mod proxy;
 mod server;
 
 pub use cluster::Cluster;
+pub use expected::Expected;
 pub use oracle::Oracle;
 pub use proxy::{Proxy, Traffic};
 

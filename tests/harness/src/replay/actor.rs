@@ -12,6 +12,8 @@ pub(super) struct Actor {
     /// When to connect again.
     pub(super) back_at: Option<Instant>,
     pub(super) tries: u32,
+    /// Connections begun; with several nodes, each is to the next one.
+    pub(super) dials: usize,
     pub(super) down_since: Option<Instant>,
     /// For each of the state's messages its number in the run.
     pub(super) numbers: Vec<usize>,
@@ -28,6 +30,7 @@ impl Actor {
             open: false,
             back_at: None,
             tries: 0,
+            dials: 0,
             down_since: None,
             numbers: Vec::new(),
             under_way: 0,

@@ -47,7 +47,7 @@ pub(super) enum Chore {
 
 pub(super) struct Driver<'a> {
     pub(super) options: &'a Options,
-    target: Target,
+    targets: Vec<Target>,
     fleet: Fleet,
     pub(super) random: Random,
     pub(super) actors: Vec<Actor>,
@@ -85,7 +85,10 @@ impl<'a> Driver<'a> {
             .collect();
         Ok(Driver {
             options,
-            target: Target::parse(&options.url)?,
+            targets: std::iter::once(&options.url)
+                .chain(&options.other_urls)
+                .map(|url| Target::parse(url))
+                .collect::<io::Result<_>>()?,
             fleet: Fleet::new()?,
             random: Random(options.seed),
             actors: Vec::new(),
@@ -246,10 +249,14 @@ impl<'a> Driver<'a> {
         if a.link.is_some() {
             return Ok(());
         }
-        let target = self.target.with("user", a.state.user());
+        let node = (actor + a.dials) % self.targets.len();
+        let Some(target) = self.targets.get(node) else { return Ok(()) };
+        a.dials += 1;
+        let source = target.source(actor as u32);
+        let target = target.with("user", a.state.user());
         let opening =
             Opening { path: target.path.clone(), headers: Vec::new(), protocols: vec!["klatch.v1".into()] };
-        match self.fleet.open(&target, &opening, self.target.source(actor as u32)) {
+        match self.fleet.open(&target, &opening, source) {
             Ok(link) => {
                 a.link = Some(link);
                 self.by_link.insert(link, actor);

@@ -34,6 +34,8 @@ pub enum Speed {
 pub struct Options {
     /// The server: `ws://HOST:PORT[/ws]`.
     pub url: String,
+    /// Other nodes with the same rooms. Clients are spread over all, and one that comes back goes to the next. Default: none.
+    pub other_urls: Vec<String>,
     /// How fast. Default: as fast as possible.
     pub speed: Speed,
     /// Most messages, taken from all rooms in turn. Default: all.
@@ -77,6 +79,7 @@ impl Options {
         let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Options {
             url: url.into(),
+            other_urls: Vec::new(),
             speed: Speed::Max,
             limit: None,
             drops_per_1000: 0,
