@@ -59,6 +59,22 @@ async function admin(work) {
   }
 }
 
+// Leaders move, and nodes go and come: who only reads tries again a little later.
+async function later(error) {
+  if (!error.retriable && error.name !== "KafkaJSConnectionError") throw error;
+  await new Promise((done) => setTimeout(done, 50));
+}
+
+async function endsOf(topic) {
+  for (;;) {
+    try {
+      return await admin(async (admin) => numbers(await admin.fetchTopicOffsets(topic)));
+    } catch (error) {
+      await later(error);
+    }
+  }
+}
+
 // Reads partitions from these positions, which it moves on; calls `seen` with each record. kafkajs's consumer is not used: it reads as
 // a member of a group, and a group takes long to form and says little about where it is.
 async function read(positions, seen, enough) {
@@ -79,9 +95,7 @@ async function read(positions, seen, enough) {
         }
       }
     } catch (error) {
-      // Leaders move, and nodes go and come.
-      if (!error.retriable) throw error;
-      await new Promise((done) => setTimeout(done, 50));
+      await later(error);
       await cluster.refreshMetadata().catch(() => {});
     }
   }
@@ -97,7 +111,7 @@ async function fetch(cluster, nodeId, partitions, positions) {
 
 // Up to where each partition reached when it began.
 async function dump() {
-  const ends = await admin(async (admin) => numbers(await admin.fetchTopicOffsets(topic)));
+  const ends = await endsOf(topic);
   const left = new Map(ends.filter((e) => e.high > e.low).map((e) => [e.partition, e.high]));
   const positions = new Map(ends.filter((e) => e.high > e.low).map((e) => [e.partition, e.low]));
   const records = [];
@@ -112,7 +126,7 @@ async function dump() {
 }
 
 async function follow() {
-  const ends = await admin(async (admin) => numbers(await admin.fetchTopicOffsets(topic)));
+  const ends = await endsOf(topic);
   print({ following: topic });
   await read(new Map(ends.map((e) => [e.partition, e.low])), print, () => false);
 }
@@ -155,7 +169,7 @@ const commands = {
       await a.deleteTopicRecords({ topic, partitions });
     });
   },
-  ends: () => admin(async (a) => numbers(await a.fetchTopicOffsets(topic)).forEach(print)),
+  ends: async () => (await endsOf(topic)).forEach(print),
   dump,
   follow,
   produce,
@@ -164,9 +178,9 @@ const commands = {
 // A cluster that does not answer is no reason to wait for ever.
 if (command !== "follow") {
   setTimeout(() => {
-    process.stderr.write("no end of it after a minute\n");
+    process.stderr.write("no end of it after two minutes\n");
     process.exit(1);
-  }, 60_000).unref();
+  }, 120_000).unref();
 }
 if (!commands[command]) throw new Error(`there is no command ${command}`);
 await commands[command]();

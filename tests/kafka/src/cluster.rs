@@ -6,6 +6,7 @@ use crate::proxy::Proxy;
 use crate::server::{self, Config, Net};
 use klatch_harness::process::Process;
 use rustix::process::Signal;
+use std::path::PathBuf;
 use tempfile::TempDir;
 
 /// A running cluster: its servers end, and its data goes, when it is dropped.
@@ -113,6 +114,14 @@ impl Cluster {
     /// The process ids of its nodes that are up.
     pub fn ids(&self) -> Vec<u32> {
         self.nodes.iter().filter_map(|node| Some(node.process.as_ref()?.id())).collect()
+    }
+
+    /// The folder of a node's partitions.
+    ///
+    /// # Panics
+    /// If there is no such node.
+    pub fn data(&self, node: usize) -> PathBuf {
+        self.nodes.get(node).unwrap_or_else(|| panic!("no node {node}")).config.data()
     }
 
     /// The newest lines that a node printed; empty while it is down.

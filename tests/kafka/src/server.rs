@@ -169,6 +169,11 @@ fn directory_id(node: usize) -> String {
 }
 
 impl Config {
+    /// Where it keeps its partitions.
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
     fn path(&self) -> String {
         self.folder.join("server.properties").display().to_string()
     }

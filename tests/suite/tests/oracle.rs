@@ -4,13 +4,14 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use klatch_harness::checker::{self, Expect};
-use klatch_harness::client::{Client, JoinOptions, Outcome, Seen, Since};
+use klatch_harness::client::{Client, Outcome};
 use klatch_harness::log::{Log, LogRecord};
 use klatch_harness::replay::{self, Options};
 use klatch_harness::segments;
-use klatch_harness::wire::{Payload, base64};
+use klatch_harness::wire::base64;
 use klatch_suite::files::segments as segments_of;
-use klatch_suite::history::history;
+use klatch_suite::members::{END, listen, pages, same};
+use klatch_suite::senders::{ODD, odd_ones, twins};
 use klatch_suite::server::stop;
 use klatch_suite::{Launch, corpus, tests_dir};
 use serde::Deserialize;
@@ -18,11 +19,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::thread::JoinHandle;
 
 const MESSAGES: u64 = 6000;
-const PAIRS: usize = 200;
-const ODD: &str = "odd \"things\" / äöü";
 
 /// A line of tests/oracle/read_log.py.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
@@ -115,92 +113,6 @@ fn decode(text: &str) -> Vec<u8> {
     digits.chunks(4).flat_map(word).collect()
 }
 
-/// Joins the rooms and keeps each publication as it came, until the last message of each.
-fn listen(url: &str, rooms: &[String], since: Option<u64>) -> JoinHandle<BTreeMap<String, Vec<String>>> {
-    let mut client = Client::connect(url, "reader").unwrap();
-    for room in rooms {
-        let since = since.map(|offset| Since { epoch: String::new(), offset });
-        client.join(room, JoinOptions { since, ..JoinOptions::default() }).unwrap();
-    }
-    let count = rooms.len();
-    std::thread::spawn(move || {
-        client.set_timeout(std::time::Duration::from_secs(60));
-        let (mut seen, mut ended) = (BTreeMap::new(), 0);
-        while ended < count {
-            let (what, text) = client.take().unwrap();
-            if let Seen::Publication { room, .. } = what {
-                ended += usize::from(text.contains(r#""id":"the end""#));
-                let name = client.log().rooms[room].room.clone();
-                seen.entry(name).or_insert_with(Vec::new).push(text);
-            }
-        }
-        seen
-    })
-}
-
-/// Two connections of one user send the same ids at the same time, every second time with another body.
-fn pairs(url: &str) -> [Client; 2] {
-    let mut both = [0, 1].map(|_| Client::connect(url, "twin").unwrap());
-    for n in 0..PAIRS {
-        for (who, client) in both.iter_mut().enumerate() {
-            client.begin(ODD, &format!("pair {n}"), if n % 2 == 0 || who == 0 { "1" } else { "2" }).unwrap();
-        }
-    }
-    let answer = |seen: &Seen| match seen {
-        Seen::Published { outcome, .. } => Some(outcome.clone()),
-        _ => None,
-    };
-    let (mut duplicates, mut conflicts) = (0, 0);
-    for client in &mut both {
-        for _ in 0..PAIRS {
-            match client.until(answer).unwrap() {
-                Outcome::Stored { duplicate, .. } => duplicates += usize::from(duplicate),
-                Outcome::NotStored { error, .. } => {
-                    assert_eq!(error, "conflict");
-                    conflicts += 1;
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-    assert_eq!((duplicates, conflicts), (PAIRS / 2, PAIRS / 2));
-    both
-}
-
-/// Messages whose bytes a careless server would change.
-fn odd_ones(url: &str) -> Client {
-    let mut client = Client::connect(url, "").unwrap();
-    for data in [
-        "null",
-        r#"{"b" : 1.0, "a":"\u0041\n", "a":2e5}"#,
-        "[ ]",
-        r#""\ud83d\ude00 😀 \u0000 / \/""#,
-        "-0",
-        "123456789012345678901234567890.50",
-    ] {
-        assert!(matches!(client.publish(ODD, "", data).unwrap(), Outcome::Stored { .. }), "{data}");
-    }
-    for bytes in [&b""[..], b"\0", b"\xff\xfe\xfd", b"{}", &[7; 1000]] {
-        let payload = base64(bytes);
-        let (message, frame) = client.state().publish(ODD, "", Payload::Binary(&payload));
-        client.send_text(frame).unwrap();
-        assert!(matches!(client.outcome(message).unwrap(), Outcome::Stored { .. }), "{payload}");
-    }
-    client
-}
-
-/// That two sources have the same publications, and where they begin to differ if they do not.
-fn same(what: &str, found: &BTreeMap<String, Vec<String>>, log: &BTreeMap<String, Vec<String>>) {
-    assert_eq!(found.keys().collect::<Vec<_>>(), log.keys().collect::<Vec<_>>(), "{what}: other rooms");
-    for (room, expected) in log {
-        let found = &found[room];
-        let differs = (0..expected.len().max(found.len())).find(|n| found.get(*n) != expected.get(*n));
-        if let Some(n) = differs {
-            panic!("{what}, {room}, {n}: {:?}, and the log has {:?}", found.get(n), expected.get(n));
-        }
-    }
-}
-
 #[test]
 fn log_history_and_clients_are_the_same_byte_for_byte() {
     let data = tempfile::tempdir().unwrap();
@@ -214,7 +126,7 @@ fn log_history_and_clients_are_the_same_byte_for_byte() {
     let live = listen(&url, &rooms, None);
     let twins = {
         let url = url.clone();
-        std::thread::spawn(move || pairs(&url))
+        std::thread::spawn(move || twins([&url, &url]))
     };
     let odd = odd_ones(&url);
 
@@ -241,7 +153,7 @@ fn log_history_and_clients_are_the_same_byte_for_byte() {
     let twins = twins.join().unwrap();
     let mut last = Client::connect(&url, "reader").unwrap();
     for room in &rooms {
-        assert!(matches!(last.publish(room, "the end", "0").unwrap(), Outcome::Stored { .. }));
+        assert!(matches!(last.publish(room, END, "0").unwrap(), Outcome::Stored { .. }));
     }
     let live = live.join().unwrap();
     let lines = oracle(data.path());
@@ -256,11 +168,8 @@ fn log_history_and_clients_are_the_same_byte_for_byte() {
     println!("twins and odd ones: {verdict}");
     assert!(verdict.ok(), "{verdict}");
 
-    let pages = |url: &str, limit| -> BTreeMap<String, Vec<String>> {
-        rooms.iter().map(|room| (room.clone(), history(url, room, limit).publications)).collect()
-    };
-    same("history by 500", &pages(&url, 500), &rooms_of_log);
-    same("history by 7", &pages(&url, 7), &rooms_of_log);
+    same("history by 500", &pages(&url, &rooms, 500), &rooms_of_log);
+    same("history by 7", &pages(&url, &rooms, 7), &rooms_of_log);
     same("a member that reads all of it", &listen(&url, &rooms, Some(0)).join().unwrap(), &rooms_of_log);
 
     // And after a restart, with another view.
@@ -268,7 +177,7 @@ fn log_history_and_clients_are_the_same_byte_for_byte() {
     fs::remove_dir_all(data.path().join("view")).unwrap();
     let server = launch.start();
     assert!(oracle(data.path()) == lines, "a restart changed the log");
-    same("history after a restart", &pages(&server.url(), 500), &rooms_of_log);
+    same("history after a restart", &pages(&server.url(), &rooms, 500), &rooms_of_log);
     let again = listen(&server.url(), &rooms, Some(0)).join().unwrap();
     same("a member after a restart", &again, &rooms_of_log);
     stop(server);

@@ -42,10 +42,17 @@ pub struct Scenario {
     /// Whether the engine has the hooks that the README describes.
     #[serde(default)]
     hooks: bool,
-    /// The one kind of log that it can run on.
+    /// The kinds of log that it can run on.
     #[serde(default)]
-    only: Option<Kind>,
+    only: Option<Only>,
     steps: Vec<Vec<Value>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+enum Only {
+    One(Kind),
+    These(Vec<Kind>),
 }
 
 /// Where the engine keeps its messages.
@@ -98,7 +105,11 @@ struct World {
 impl Scenario {
     /// Whether it can run on this kind of log.
     pub fn runs_on(&self, kind: Kind) -> bool {
-        self.only.is_none_or(|only| only == kind)
+        match &self.only {
+            None => true,
+            Some(Only::One(only)) => *only == kind,
+            Some(Only::These(only)) => only.contains(&kind),
+        }
     }
 
     /// Plays it; the error tells the step that failed and why. `topic` is the address of an empty topic of its own, on Kafka.
@@ -115,6 +126,9 @@ impl Scenario {
             Kind::Embedded => dir.path().join("log").to_string_lossy().into_owned(),
             Kind::Kafka => topic.ok_or("no topic")?.into(),
         };
+        // Few partitions are quickly made.
+        settings.kafka.partitions = 3;
+        settings.kafka.view_dir = dir.path().join("view").to_string_lossy().into_owned();
         let mut world = World {
             settings,
             hooks: self.hooks,

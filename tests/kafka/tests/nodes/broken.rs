@@ -1,0 +1,142 @@
+//! Clusters that lose what they are made of, under nodes of klatch that do not.
+
+use crate::*;
+use klatch_harness::client::{Failure, JoinOptions, Seen};
+use klatch_harness::replay::{self, Options, Speed};
+use klatch_suite::corpus;
+use klatch_suite::members::listen;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+const MESSAGES: u64 = 3000;
+const KILLS: u64 = 3;
+
+#[test]
+fn one_of_three_kafkas_is_killed_over_and_over_and_nothing_is_lost_or_said_twice() {
+    let mut world = World::new(Cluster::three().start());
+    let ([a, b], urls) = two(&world);
+    let corpus = corpus().limited(MESSAGES);
+    let rooms: Vec<String> = corpus.scripts.iter().map(|s| s.room.clone()).collect();
+    let live = urls.each_ref().map(|url| listen(url, &rooms, None));
+    let options = Options {
+        other_urls: vec![urls[1].clone()],
+        // So that it goes on while nodes come and go.
+        speed: Speed::PerSecond(400.0),
+        window: Some(16),
+        publish_rate: 0,
+        drops_per_1000: 10,
+        answer_timeout: PATIENCE,
+        patience: PATIENCE,
+        reconnect_for: PATIENCE,
+        expect: Expect { messages: MESSAGES, resumes: 10, resets_at_most: RESETS, ..Expect::default() },
+        ..Options::new(&*urls[0])
+    };
+    let (orders, incoming) = channel::<usize>();
+    let (done, back) = channel();
+    let oracle = world.oracle.clone();
+    let cluster = &mut world.cluster;
+    let report = std::thread::scope(|threads| {
+        threads.spawn(move || {
+            for node in incoming {
+                cluster.kill(node);
+                cluster.restart(node);
+                done.send(()).unwrap();
+            }
+        });
+        let mut asked = 0;
+        let look = |p: &replay::Progress| {
+            // With messages under way.
+            let due = p.answered > (asked + 1) * p.total / (KILLS + 2) && p.sent > p.answered;
+            if due && asked < KILLS {
+                orders.send(asked as usize % 3).unwrap();
+                asked += 1;
+            }
+        };
+        let log = |_: &[String]| {
+            // Not while the last one is still coming back.
+            (0..KILLS).for_each(|_| back.recv().unwrap());
+            Ok(Expected::of(&oracle.dump(TOPIC), PARTITIONS, WINDOW_MS).log)
+        };
+        let report = replay::run_with(corpus, &options, look, log).unwrap();
+        assert_eq!(asked, KILLS, "the replay was over before the last kill");
+        drop(orders);
+        report
+    });
+    println!("{report}");
+    assert!(report.ok(), "{report}");
+    end(&urls[0], &rooms);
+    let live = live.map(|listener| listener.join().unwrap());
+    let expected = world.expected();
+    for (live, (name, node)) in live.iter().zip([("a", &a), ("b", &b)]) {
+        same(&format!("a member at {name}"), live, &expected.rooms);
+        tells(name, &node.url(), &expected.rooms);
+    }
+}
+
+/// Asks until a node says this of itself.
+fn becomes(url: &str, status: u16, text: &str) {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let (now, body) = get(url, "/readyz");
+        if now == status && body.contains(text) {
+            return;
+        }
+        assert!(Instant::now() < until, "wanted {status} {text}, it is {now} {body}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn while_the_cluster_is_away_members_stay_and_publishes_are_refused_truthfully() {
+    const ROOM: &str = "lobby";
+    let mut world = World::new(Cluster::one().start());
+    let a = world.node("a").start();
+    let mut ann = client(&a.url(), "ann");
+    ann.join(ROOM, JoinOptions::default()).unwrap();
+    stored(&mut ann, ROOM, "before", "1");
+    let before = world.expected();
+
+    world.cluster.kill(0);
+    let sent: Vec<usize> = (0..10).map(|n| ann.begin(ROOM, &format!("away {n}"), "1").unwrap()).collect();
+    let mut refused = 0;
+    for message in &sent {
+        match ann.outcome(*message).unwrap() {
+            Outcome::NotStored { later, .. } => {
+                assert!(later);
+                refused += 1;
+            }
+            Outcome::Unknown { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    becomes(&a.url(), 503, "down");
+    assert!(matches!(ann.publish(ROOM, "down", "1").unwrap(), Outcome::NotStored { later: true, .. }));
+    tells("a, alone", &a.url(), &before.rooms);
+    let mut late = client(&a.url(), "late");
+    late.join(ROOM, JoinOptions { history: 10, ..JoinOptions::default() }).unwrap();
+
+    world.cluster.restart(0);
+    becomes(&a.url(), 200, "ready");
+    // The same connection, which was never lost.
+    for message in 1..12 {
+        // What was not stored, or nobody knows of: sent again with the same ids. What was stored after all has told so itself.
+        match ann.retry(message) {
+            Ok(Outcome::Stored { .. }) => {}
+            Err(Failure::Refused(_)) => assert!(!ann.state().waits_for(message)),
+            other => panic!("{other:?}"),
+        }
+    }
+    let expected = world.expected();
+    tells("a", &a.url(), &expected.rooms);
+    let (last, _) = stored(&mut late, ROOM, "after", "1");
+    assert!(last > 0 && refused > 0);
+    let until = |seen: &Seen| match seen {
+        Seen::Publication { offset, .. } if *offset >= last => Some(()),
+        _ => None,
+    };
+    ann.until(until).unwrap();
+    let expect = Expect { messages: 13, resets_at_most: Some(0), ..Expect::default() };
+    let logs = [ann.into_log(), late.into_log()];
+    assert_eq!(logs[0].drops, 0);
+    checked(&logs, &world.expected(), expect);
+}
