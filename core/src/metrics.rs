@@ -111,6 +111,12 @@ metrics! {
     kafka_junk: "counter";
     /// Records in another partition than their room's, which were not delivered.
     kafka_misplaced: "counter";
+    /// Times that records of a partition were deleted before this node had read them.
+    kafka_gaps: "counter";
+    /// Times that this node began anew because the topic was another one, or not what it had been.
+    kafka_begun_anew: "counter";
+    /// Times that a partition was not read for a while although there was something to read.
+    kafka_stalls: "counter";
     /// Message ids in memory.
     ids: "gauge";
     /// Bytes of recent publications in memory.

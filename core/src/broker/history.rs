@@ -2,7 +2,8 @@
 //!
 //! Functions that may read the disk block their thread; a shard calls only those whose name begins with `memory`.
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Reach};
+use crate::clock::Clock;
 use crate::codes::Code;
 use crate::command::{HistoryQuery, Start};
 use crate::config::{Limit, Limits};
@@ -14,18 +15,20 @@ use crate::protocol::frame;
 use crate::room::hub::Hub;
 use crate::room::recent::Frame;
 use crate::room::subscriber::Subscriber;
-use crate::view::{OwnedRow, RowQuery, View};
+use crate::view::{OwnedRow, RowQuery};
 use bytes::Bytes;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Rows that are read from the log at once.
 const READ_ROWS: usize = 8;
+/// How often a subscription looks whether this node has read up to its position.
+const AGAIN: Duration = Duration::from_millis(5);
 
 /// See the module.
 #[derive(Debug)]
 pub struct History {
     broker: Arc<dyn Broker>,
-    view: Arc<View>,
     hub: Arc<Hub>,
     limits: Limits,
     metrics: Arc<Metrics>,
@@ -69,14 +72,8 @@ pub struct StreamStart {
 
 impl History {
     /// A reader of what `broker` stores.
-    pub fn new(
-        broker: Arc<dyn Broker>,
-        view: Arc<View>,
-        hub: Arc<Hub>,
-        limits: &Limits,
-        metrics: Arc<Metrics>,
-    ) -> History {
-        History { broker, view, hub, limits: limits.clone(), metrics }
+    pub fn new(broker: Arc<dyn Broker>, hub: Arc<Hub>, limits: &Limits, metrics: Arc<Metrics>) -> History {
+        History { broker, hub, limits: limits.clone(), metrics }
     }
 
     /// The room's epoch.
@@ -91,6 +88,7 @@ impl History {
 
     /// A page for a client or the host. May read the disk.
     pub fn query(&self, room: &str, query: &HistoryQuery) -> Result<HistoryPage> {
+        self.broker.serves(room)?;
         let last = self.last(room)?;
         if query.at_least > last {
             return Err(Error::new(Code::Unavailable, "this node has not reached the position asked for"));
@@ -100,7 +98,8 @@ impl History {
         // Nothing above `last` is shown, even if the view is already ahead: the page and its `last` agree.
         let before = if query.before == 0 { last + 1 } else { query.before.min(last + 1) };
         let rows = self
-            .view
+            .hub
+            .view()
             .rows(room, RowQuery { after: query.after, before, limit, backward: query.backward })
             .map_err(|e| unreadable(&e))?;
         let mut publications = self.read(&rows.rows, query.backward)?;
@@ -181,10 +180,17 @@ impl History {
         Some(StreamStart { offset, recovered, page: page_of(frames, cursor, false) })
     }
 
-    /// The start of a stream. May read the disk.
-    pub fn start(&self, room: &str, start: &Start, cursor: u64) -> Result<StreamStart> {
+    /// The start of a stream; none while this node has yet to read up to the position, which was first asked for at `since_ms` (steady
+    /// clock). May read the disk.
+    pub fn start(
+        &self,
+        room: &str,
+        start: &Start,
+        cursor: u64,
+        since_ms: u64,
+    ) -> Result<Option<StreamStart>> {
         if let Some(start) = self.memory_start(room, start, cursor) {
-            return Ok(start);
+            return Ok(Some(start));
         }
         reach(Point::Free);
         let n = match *start {
@@ -192,16 +198,20 @@ impl History {
             Start::History(n) => n,
             Start::Since { epoch, offset, history } => {
                 let same = epoch.is_none_or(|e| e == self.epoch(room));
-                if same && offset > cursor && offset <= self.last(room)? {
-                    // The client has seen more than this shard has handed out yet.
-                    return Ok(StreamStart::at(offset, true));
+                if same && offset > cursor {
+                    match self.ahead(room, offset, since_ms)? {
+                        // The client has seen more than this shard has handed out yet.
+                        Reach::Read => return Ok(Some(StreamStart::at(offset, true))),
+                        Reach::Behind => return Ok(None),
+                        Reach::Beyond => {}
+                    }
                 }
                 if same && offset <= cursor {
                     let query = self.rows_after(offset, cursor);
-                    let rows = self.view.rows(room, query).map_err(|e| unreadable(&e))?;
+                    let rows = self.hub.view().rows(room, query).map_err(|e| unreadable(&e))?;
                     if rows.floor <= offset {
                         let page = self.page_from(rows, cursor)?;
-                        return Ok(StreamStart { offset, recovered: true, page });
+                        return Ok(Some(StreamStart { offset, recovered: true, page }));
                     }
                 }
                 history
@@ -209,13 +219,25 @@ impl History {
         };
         let limit = (n as usize).min(self.limits.history_page);
         if limit == 0 || cursor == 0 {
-            return Ok(StreamStart::at(cursor, false));
+            return Ok(Some(StreamStart::at(cursor, false)));
         }
         let query = RowQuery { after: 0, before: cursor + 1, limit, backward: true };
-        let rows = self.view.rows(room, query).map_err(|e| unreadable(&e))?;
+        let rows = self.hub.view().rows(room, query).map_err(|e| unreadable(&e))?;
         let newest = self.read(&rows.rows, true)?;
         let offset = newest.first().map_or(cursor, |p| p.prev);
-        Ok(StreamStart { offset, recovered: false, page: frames_of(&newest, cursor) })
+        Ok(Some(StreamStart { offset, recovered: false, page: frames_of(&newest, cursor) }))
+    }
+
+    /// How a position that is ahead of a cursor lies to what this node has read.
+    fn ahead(&self, room: &str, offset: u64, since_ms: u64) -> Result<Reach> {
+        let shown = offset <= self.last(room)?;
+        Ok(if shown { Reach::Read } else { self.broker.reach(room, offset, since_ms) })
+    }
+
+    /// The refusal of a join or subscription that has waited for `resume_wait_ms`.
+    pub fn behind(&self) -> Error {
+        let text = "this node has not yet read up to this position; try again, or at another node";
+        Error::new(Code::Unavailable, text).at(Limit::ResumeWaitMs)
     }
 
     fn rows_after(&self, after: u64, to: u64) -> RowQuery {
@@ -236,27 +258,46 @@ impl History {
         if let Some(page) = self.memory_page(room, after, to) {
             return Ok(page);
         }
-        let rows = self.view.rows(room, self.rows_after(after, to)).map_err(|e| unreadable(&e))?;
+        let rows = self.hub.view().rows(room, self.rows_after(after, to)).map_err(|e| unreadable(&e))?;
         if rows.floor > after {
             return Err(dropped());
         }
         self.page_from(rows, to)
     }
 
+    /// Whether the room can be joined now; the error says why not.
+    pub fn serves(&self, room: &str) -> Result<()> {
+        self.broker.serves(room)
+    }
+
     /// Adds a host's listener to a room; returns the cursor.
     pub fn listen(&self, room: &Arc<str>, subscriber: Arc<Subscriber>) -> Result<u64> {
+        self.serves(room)?;
         self.hub.subscribe(room, subscriber).map_err(|e| unreadable(&e))
     }
 
-    /// Where a host's stream starts, and whether the position asked for holds. May read the disk.
-    pub fn position(&self, room: &str, start: &Start, cursor: u64) -> Result<(u64, bool)> {
+    /// Where a host's stream starts, and whether the position asked for holds. May read the disk, and waits at most `resume_wait_ms` for
+    /// a position that this node has yet to read.
+    pub fn position(&self, room: &str, start: &Start, cursor: u64, clock: &dyn Clock) -> Result<(u64, bool)> {
         let n = match *start {
             Start::Live => return Ok((cursor, false)),
             Start::History(n) => n,
             Start::Since { epoch, offset, history } => {
-                if epoch.is_none_or(|e| e == self.epoch(room)) && offset <= cursor {
+                let same = epoch.is_none_or(|e| e == self.epoch(room));
+                let since_ms = clock.steady_ms();
+                while same && offset > cursor {
+                    match self.ahead(room, offset, since_ms)? {
+                        Reach::Read => return Ok((offset, true)),
+                        Reach::Beyond => break,
+                        Reach::Behind if clock.steady_ms() >= since_ms + self.limits.resume_wait_ms => {
+                            return Err(self.behind());
+                        }
+                        Reach::Behind => std::thread::sleep(AGAIN),
+                    }
+                }
+                if same && offset <= cursor {
                     let query = RowQuery { limit: 1, ..self.rows_after(offset, cursor) };
-                    let rows = self.view.rows(room, query).map_err(|e| unreadable(&e))?;
+                    let rows = self.hub.view().rows(room, query).map_err(|e| unreadable(&e))?;
                     if rows.floor <= offset {
                         return Ok((offset, true));
                     }
@@ -269,7 +310,7 @@ impl History {
         }
         let limit = (n as usize).min(self.limits.history_page);
         let query = RowQuery { after: 0, before: cursor + 1, limit, backward: true };
-        let rows = self.view.rows(room, query).map_err(|e| unreadable(&e))?;
+        let rows = self.hub.view().rows(room, query).map_err(|e| unreadable(&e))?;
         Ok((rows.rows.first().map_or(cursor, |r| r.prev), false))
     }
 
@@ -283,7 +324,7 @@ impl History {
         max: usize,
     ) -> Result<Option<Vec<Publication>>> {
         let query = RowQuery { limit: max.clamp(1, self.limits.history_page), ..self.rows_after(after, to) };
-        let rows = self.view.rows(room, query).map_err(|e| unreadable(&e))?;
+        let rows = self.hub.view().rows(room, query).map_err(|e| unreadable(&e))?;
         if rows.floor > after {
             return Ok(None);
         }

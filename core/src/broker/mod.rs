@@ -27,6 +27,21 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
     /// The epoch of a room's stream.
     fn epoch(&self, room: &str) -> Epoch;
 
+    /// Whether this node has read enough of the log to serve a room: its members, history and position; the error says why not.
+    fn serves(&self, room: &str) -> Result<()> {
+        let _ = room;
+        Ok(())
+    }
+
+    /// Whether this node knows what comes after a position of a room that is ahead of what the view shows. `since_ms` (steady clock): when
+    /// the position was first asked for; what the log told before is not taken as an answer. Does not wait.
+    ///
+    /// Of a log that this node alone writes, it has read everything.
+    fn reach(&self, room: &str, offset: u64, since_ms: u64) -> Reach {
+        let _ = (room, offset, since_ms);
+        Reach::Beyond
+    }
+
     /// Answers publishes that have waited too long; called every 100 ms.
     fn sweep(&self);
 
@@ -36,6 +51,17 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
     /// Refuses new publishes, writes what is queued until `deadline_ms` (steady clock) and closes. Returns how many were not
     /// written; they have been answered.
     fn stop(&self, deadline_ms: u64) -> Result<u64>;
+}
+
+/// How a position lies to what a node has read; see [`Broker::reach`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// The node has read up to it.
+    Read,
+    /// It has yet to, or cannot tell.
+    Behind,
+    /// The log itself does not reach so far: whoever names it has it from another log.
+    Beyond,
 }
 
 /// Whether a broker stores.

@@ -16,6 +16,7 @@ use crate::room::hub::{Accepted, Answer, Hub};
 use crate::threads;
 use crate::view::{Checkpoint, IdEntry, Row, View, ViewError};
 use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
@@ -33,6 +34,8 @@ pub struct Tail {
     state: Mutex<State>,
     /// Tasks of the host that are to be woken.
     wakers: Mutex<Vec<Waker>>,
+    /// See [`Tail::passed`].
+    passed: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -113,6 +116,7 @@ impl Tail {
     ) -> Tail {
         let ids_bytes = settings.limits.ids_bytes / view.partitions().max(1) as usize;
         let ids = Ids::new(settings.dedupe_window_ms, ids_bytes, complete_since);
+        let passed = AtomicU64::new(view.checkpoint(partition).map_or(0, |c| c.sequence));
         Tail {
             partition,
             key: view.hash_key(),
@@ -123,6 +127,7 @@ impl Tail {
             epoch_seed: if broken(Rule::EpochOfTheLog) { u64::from_le_bytes(random_bytes()) } else { 0 }
                 ^ u64::from_le_bytes([log[0], log[1], log[2], log[3], log[4], log[5], log[6], log[7]]),
             wakers: Mutex::default(),
+            passed,
             window_ms: settings.dedupe_window_ms,
             state: Mutex::new(State {
                 ids,
@@ -376,7 +381,18 @@ impl Tail {
         for (promise, room, id, outcome) in promises {
             self.fill(&promise, self.host_answer(&room, &id, outcome));
         }
+        self.passed.store(checkpoint.sequence, Ordering::Release);
         Ok(())
+    }
+
+    /// Records up to this place are gone that this has not seen.
+    pub fn skip(&self, place: u64) {
+        self.passed.fetch_max(place, Ordering::AcqRel);
+    }
+
+    /// The last place of the log that this has passed: what is there is decided, and members have it.
+    pub fn passed(&self) -> u64 {
+        self.passed.load(Ordering::Acquire)
     }
 
     /// Answers everything admitted and not passed, because the append failed.

@@ -80,7 +80,7 @@ impl Settings {
             ("kafka.replication", u64::from(self.kafka.replication), 0, 100),
             ("kafka.message_timeout_ms", self.kafka.message_timeout_ms, 1, MAX_TIMEOUT_MS),
             ("kafka.queue_bytes", self.kafka.queue_bytes, 1, 1 << 30),
-            ("kafka.start_timeout_ms", self.kafka.start_timeout_ms, 1, MAX_MS),
+            ("kafka.start_timeout_ms", self.kafka.start_timeout_ms, 0, MAX_MS),
         ] {
             within(key, value, least, most)?;
         }

@@ -24,7 +24,8 @@ pub struct Kafka {
     /// Bytes of messages that the cluster has not acknowledged. At it publishes wait in the engine's own queue, `append_queue_bytes`, and
     /// past that are `busy`. Default 32 MiB.
     pub queue_bytes: u64,
-    /// How long a start waits for the cluster and for the end of the topic. Past it the start fails. Default 120,000.
+    /// How long a start waits for the cluster and for the end of the topic. Past it the engine starts all the same, is `down`, and goes on
+    /// trying. Default 30,000.
     pub start_timeout_ms: u64,
     /// The directory of the view, or `memory`. Each node has its own. Default `klatch-view`.
     pub view_dir: String,
@@ -40,7 +41,7 @@ impl Default for Kafka {
             topic_mode: TopicMode::Create,
             message_timeout_ms: 8_000,
             queue_bytes: 32 << 20,
-            start_timeout_ms: 120_000,
+            start_timeout_ms: 30_000,
             view_dir: "klatch-view".into(),
             properties: Properties::default(),
         }

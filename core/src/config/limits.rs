@@ -103,6 +103,8 @@ limits! {
     ShardInboxBytes shard_inbox_bytes: usize = 64 << 20, "bytes", "Publishes and signals refused.";
     /// How long a publish may wait for its outcome. Past it: `timeout` if it was not written, else `outcome_unknown`.
     PublishTimeoutMs publish_timeout_ms: u64 = 10_000, "ms", "Publishes answered so.";
+    /// How long a join may wait for this node to read up to the position that it names, which another node has told (Kafka). Past it: `unavailable`.
+    ResumeWaitMs resume_wait_ms: u64 = 5_000, "ms", "Joins and subscriptions refused.";
     /// Silence of a connection after which it is pinged. Nothing is refused.
     HeartbeatMs heartbeat_ms: u64 = 25_000, "ms", "Pings sent.";
     /// Time for an answer to a ping. Past it: closed with `heartbeat`.

@@ -25,7 +25,6 @@ use crate::server::shard::Starting;
 use crate::server::shared::Shared;
 use crate::session::Policy;
 use crate::threads;
-use crate::view::View;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -129,20 +128,14 @@ impl Builder {
     /// Starts everything above the broker. An engine that is given up half way stops what it has.
     fn run(
         self,
-        Opened { broker, view, hub }: Opened,
+        Opened { broker, hub }: Opened,
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
         listeners: Vec<TcpListener>,
         addresses: Vec<SocketAddr>,
     ) -> Result<Engine> {
         let settings = self.settings;
-        let history = Arc::new(History::new(
-            broker.clone(),
-            view.clone(),
-            hub.clone(),
-            &settings.limits,
-            metrics.clone(),
-        ));
+        let history = Arc::new(History::new(broker.clone(), hub.clone(), &settings.limits, metrics.clone()));
         let count = match settings.shards {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             n => n,
@@ -189,8 +182,7 @@ impl Builder {
             stopping: AtomicBool::new(false),
         });
         let mut running = Running::default();
-        let begun =
-            begin(&mut running, &site, (starting, self.echo), listeners, settings.dedupe_window_ms, &view);
+        let begun = begin(&mut running, &site, (starting, self.echo), listeners, settings.dedupe_window_ms);
         match begun {
             Ok(pool) => Ok(Engine(Arc::new(Inner {
                 metrics: shared.metrics.clone(),
@@ -213,7 +205,6 @@ impl Builder {
 /// A broker, and what its tails feed.
 struct Opened {
     broker: Arc<dyn Broker>,
-    view: Arc<View>,
     hub: Arc<Hub>,
 }
 
@@ -223,8 +214,8 @@ fn open(settings: &Settings, clock: &Arc<dyn Clock>, metrics: &Arc<Metrics>) -> 
     #[cfg(feature = "_kafka")]
     if settings.log.starts_with(crate::broker::kafka::address::SCHEME) {
         let broker = crate::broker::kafka::KafkaBroker::open(settings, clock, metrics)?;
-        let (view, hub) = (broker.view().clone(), broker.hub().clone());
-        return Ok(Opened { broker: Arc::new(broker), view, hub });
+        let hub = broker.hub().clone();
+        return Ok(Opened { broker: Arc::new(broker), hub });
     }
     let (broker, tail): (Arc<dyn Broker>, _) = if settings.log == "memory" {
         let broker = MemoryBroker::new(settings, clock, metrics)?;
@@ -237,7 +228,7 @@ fn open(settings: &Settings, clock: &Arc<dyn Clock>, metrics: &Arc<Metrics>) -> 
         let tail = broker.tail().clone();
         (Arc::new(broker), tail)
     };
-    Ok(Opened { broker, view: tail.view().clone(), hub: tail.hub().clone() })
+    Ok(Opened { broker, hub: tail.hub().clone() })
 }
 
 /// Starts the threads of a site. Returns the way to threads that may block.
@@ -247,7 +238,6 @@ fn begin(
     (shards, echo): (Vec<Starting>, bool),
     listeners: Vec<TcpListener>,
     window_ms: u64,
-    view: &Arc<View>,
 ) -> io::Result<Handle> {
     for shard in shards {
         running.shards.push(shard.start(site.shared.clone(), echo)?);
@@ -279,8 +269,8 @@ fn begin(
     running.io = Some((thread, io_stop));
     let pool = has_begun.recv().unwrap_or_else(|_| Err(io::Error::other("the io thread ended")))?;
     let (keeper_stop, stop) = mpsc::channel();
-    let view = view.clone();
-    let keep = move || housekeeping::keep_view(&view, window_ms, &stop);
+    let hub = site.shared.hub.clone();
+    let keep = move || housekeeping::keep_view(&hub, window_ms, &stop);
     running.keeper = Some((threads::spawn("klatch-view".into(), keep)?, keeper_stop));
     Ok(pool)
 }

@@ -6,6 +6,7 @@ use crate::codes::Code;
 use crate::events::Event;
 use crate::protocol::frame;
 use crate::protocol::native::encode;
+use crate::room::hub::Hub;
 use crate::server::shared::Shared;
 use crate::view::View;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -83,15 +84,15 @@ pub(crate) fn presence_events(shared: &Shared) {
 }
 
 /// Flushes the view until it is told to end, and closes it.
-pub(super) fn keep_view(view: &View, window_ms: u64, stop: &Receiver<()>) {
+pub(super) fn keep_view(hub: &Hub, window_ms: u64, stop: &Receiver<()>) {
     let mut failing = false;
     while stop.recv_timeout(FLUSH) == Err(RecvTimeoutError::Timeout) {
-        let flush = || flush_view(view, window_ms, &mut failing);
+        let flush = || flush_view(&hub.view(), window_ms, &mut failing);
         if catch_unwind(AssertUnwindSafe(flush)).is_err() {
             tracing::error!("flushing the view panicked; it is tried again");
         }
     }
-    if let Err(e) = view.close() {
+    if let Err(e) = hub.view().close() {
         tracing::warn!(error = %e, "the view was not closed well; it is read again from the log at the next start");
     }
 }

@@ -52,7 +52,7 @@ impl Subscription {
         };
         // From here on a failure drops the subscription, which ends the listening.
         (subscription.at, subscription.recovered) =
-            shared.history.position(&subscription.room, &start, cursor)?;
+            shared.history.position(&subscription.room, &start, cursor, &*shared.clock)?;
         Ok(subscription)
     }
 

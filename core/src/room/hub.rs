@@ -18,7 +18,7 @@ use crate::view::{View, ViewError};
 use bytes::Bytes;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::task::Waker;
 
 /// A room as one shard knows it: a slot of that shard and the count of rooms that have been in it.
@@ -67,6 +67,9 @@ pub trait ShardPort: Send + Sync + Debug {
     fn presence(&self, room: RoomKey, frame: Bytes);
     /// Hands over a frame for every member of a room except one.
     fn signal(&self, room: RoomKey, except: Option<ConnectionKey>, frame: Bytes);
+    /// Closes the connections that are in one of these rooms, or in any room, with `reconnect`: what follows there does not follow what
+    /// they have seen. Nothing that is handed over later reaches them.
+    fn reconnect(&self, rooms: Option<Vec<RoomKey>>);
 }
 
 #[derive(Debug)]
@@ -102,7 +105,8 @@ struct Rooms {
 pub struct Hub {
     rooms: Mutex<Rooms>,
     ports: OnceLock<Vec<Arc<dyn ShardPort>>>,
-    view: Arc<View>,
+    /// Written with `rooms` locked.
+    view: RwLock<Arc<View>>,
     metrics: Arc<Metrics>,
     rooms_limit: usize,
     recent_limit: usize,
@@ -156,7 +160,7 @@ impl Hub {
         Hub {
             rooms: Mutex::default(),
             ports: OnceLock::new(),
-            view,
+            view: RwLock::new(view),
             metrics,
             rooms_limit: limits.rooms_in_memory,
             recent_limit: limits.recent_bytes,
@@ -183,6 +187,11 @@ impl Hub {
         self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The view of the log that it serves now.
+    pub fn view(&self) -> Arc<View> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Runs `f` on the room, made if need be. The view is read without the lock; if a room was evicted meanwhile, again.
     fn with<T>(&self, name: &Arc<str>, f: impl FnOnce(&mut Rooms, usize) -> T) -> Result<T, ViewError> {
         loop {
@@ -193,7 +202,7 @@ impl Hub {
                 }
                 rooms.evictions
             };
-            let last = self.view.last(name)?;
+            let last = self.view().last(name)?;
             reach(Point::Free);
             let mut rooms = self.lock();
             if let Some(slot) = rooms.adopt(name, last, evictions) {
@@ -306,7 +315,7 @@ impl Hub {
         if let Some(room) = self.lock().get(name) {
             return Ok(room.visible);
         }
-        self.view.last(name)
+        self.view().last(name)
     }
 
     /// Frames of the room after a position, if they are in memory; see [`Recent::after`].
@@ -368,7 +377,7 @@ impl Hub {
             }
             let Some((i, name)) = missing else { break };
             // Only the tail moves `last` and evicts, so what the view says cannot be outdated when the room is made.
-            let last = self.view.last(&name)?;
+            let last = self.view().last(&name)?;
             reach(Point::Free);
             let mut rooms = self.lock();
             if !rooms.index.contains_key(&name) {
@@ -680,5 +689,6 @@ pub fn congested() -> Error {
     Error::new(Code::Busy, text).after(250).at(Limit::ShardInboxBytes)
 }
 
+mod anew;
 #[cfg(test)]
 mod tests;

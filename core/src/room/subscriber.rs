@@ -42,6 +42,8 @@ pub enum Ended {
     /// The history that it had yet to read cannot be read; the log tells why. Subscribe again since the last position to try again. While
     /// retention drops what is read this may come in place of `Dropped`.
     Unreadable,
+    /// The log was replaced by another one: a Kafka topic was created again. Positions of the old one mean nothing; subscribe again.
+    Reset,
     /// The engine stopped.
     Stopped,
 }

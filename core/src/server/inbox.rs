@@ -3,7 +3,7 @@
 use crate::broker::append::{ConnectionKey, Reply};
 use crate::broker::history::{HistoryPage, StreamPage, StreamStart};
 use crate::codes::Disconnect;
-use crate::command::Connect;
+use crate::command::{Connect, Start};
 use crate::error::Result;
 use crate::hooks::{AnswerSink, Decision};
 use crate::points::{Rule, broken};
@@ -38,6 +38,8 @@ pub(crate) struct Arrival {
 pub(crate) enum Read {
     /// The start of a member's stream.
     Start(Result<StreamStart>),
+    /// This node has yet to read up to where a member's stream starts, which was first asked for at this time (steady clock).
+    Behind(Start, u64),
     /// The next part of a member's stream.
     Page(Result<StreamPage>),
     /// A history page.
@@ -84,6 +86,8 @@ pub(crate) enum Item {
         room: Option<Box<str>>,
         code: Disconnect,
     },
+    /// Close the connections that are in one of these rooms, or in any room: what follows there does not follow what they have seen.
+    Reconnect(Option<Vec<RoomKey>>),
     /// Close everything and end, at this time (steady clock) at the latest.
     Stop {
         deadline_ms: u64,
@@ -209,6 +213,10 @@ impl ShardPort for Inbox {
 
     fn signal(&self, room: RoomKey, except: Option<ConnectionKey>, frame: Bytes) {
         self.push_frame(frame.len(), Item::Signal { room, except, frame });
+    }
+
+    fn reconnect(&self, rooms: Option<Vec<RoomKey>>) {
+        self.push(Item::Reconnect(rooms));
     }
 }
 

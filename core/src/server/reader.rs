@@ -17,8 +17,16 @@ use std::time::Duration;
 /// What to read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum What {
-    Start { start: Start, cursor: u64 },
-    Page { after: u64, to: u64 },
+    /// `since_ms`: when it was first asked for (steady clock).
+    Start {
+        start: Start,
+        cursor: u64,
+        since_ms: u64,
+    },
+    Page {
+        after: u64,
+        to: u64,
+    },
     Query(HistoryQuery),
 }
 
@@ -35,7 +43,13 @@ impl Job {
     /// Reads.
     pub(crate) fn perform(&self, history: &History) -> Read {
         match self.what {
-            What::Start { start, cursor } => Read::Start(history.start(&self.room, &start, cursor)),
+            What::Start { start, cursor, since_ms } => {
+                match history.start(&self.room, &start, cursor, since_ms) {
+                    Ok(Some(start)) => Read::Start(Ok(start)),
+                    Ok(None) => Read::Behind(start, since_ms),
+                    Err(e) => Read::Start(Err(e)),
+                }
+            }
             What::Page { after, to } => Read::Page(history.page(&self.room, after, to)),
             What::Query(query) => Read::History(history.query(&self.room, &query)),
         }
@@ -172,9 +186,9 @@ mod tests {
     fn x28_a_read_that_panics_is_answered_and_ends_no_thread() {
         let settings = Settings::default();
         let broker = MemoryBroker::new(&settings, Arc::new(ManualClock::new(1)), Arc::default()).unwrap();
-        let (view, hub) = (broker.tail().view().clone(), broker.tail().hub().clone());
+        let hub = broker.tail().hub().clone();
         let broker = Arc::new(Faulty { broker, faulty: AtomicBool::new(true) });
-        let history = History::new(broker.clone(), view, hub, &settings.limits, Arc::default());
+        let history = History::new(broker.clone(), hub, &settings.limits, Arc::default());
         let readers = Readers::start(&Arc::new(history), 1).unwrap();
         let (bell, rung) = sync_channel(1);
         let inbox = Arc::new(Inbox::new(Box::new(Bell(bell))));

@@ -165,6 +165,11 @@ impl Room {
         self.live.iter().chain(late).copied().collect()
     }
 
+    /// The connections that are in it, also those whose join has yet to be answered.
+    pub(crate) fn everyone(&self) -> Vec<u32> {
+        self.live.iter().copied().chain(self.late.iter().map(|l| l.conn)).collect()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.live.is_empty() && self.late.is_empty()
     }

@@ -10,14 +10,16 @@ mod members;
 
 use crate::broker::append::{Append, ConnectionKey};
 use crate::codes::Disconnect;
+use crate::command::Start;
 use crate::config::Limit;
 use crate::events::Event;
 use crate::ids::HashKey;
 use crate::points::{Point, Rule, broken, reach};
 use crate::protocol::frame;
 use crate::protocol::native::encode;
+use crate::room::hub::RoomKey;
 use crate::server::conn::{Closing, Conn, Sent};
-use crate::server::inbox::{Arrival, Inbox, Item, Queue, Target, Upgraded};
+use crate::server::inbox::{Arrival, Inbox, Item, Queue, ReadFor, Target, Upgraded};
 use crate::server::net::{Net, Ready, Socket};
 use crate::server::rooms::Rooms;
 use crate::server::shared::Shared;
@@ -37,6 +39,7 @@ const WAKE: Token = Token(usize::MAX);
 const EVENTS: usize = 1024;
 /// How long a closed connection may take to end its side.
 const LINGER_MS: u64 = 2_000;
+const CHANGED: &str = "the log of this room is not what it was; connect again";
 const STOPPING: &str = "the server is stopping; connect again";
 
 /// See the module.
@@ -76,6 +79,10 @@ pub(crate) struct Shard<N: Net> {
     /// Reads that wait for others of this shard to end.
     reads_waiting: VecDeque<crate::server::reader::Job>,
     reads_running: usize,
+    /// Joins whose position this node has yet to read, and when they were asked for (steady clock). At most one of a connection.
+    behind: Vec<(ReadFor, Start, u64)>,
+    /// When these are looked after next (steady clock).
+    behind_ms: u64,
     /// Buffers of a turn.
     queue: Queue,
     dirty: Vec<u32>,
@@ -165,6 +172,8 @@ impl<N: Net> Shard<N> {
             buf: vec![0; frames::READ],
             reads_waiting: VecDeque::new(),
             reads_running: 0,
+            behind: Vec::new(),
+            behind_ms: 0,
             queue: Queue::default(),
             dirty: Vec::new(),
             due: Vec::new(),
@@ -182,7 +191,8 @@ impl<N: Net> Shard<N> {
         let now = self.shared.clock.steady_ms();
         let stop = self.stop_by_ms.map(|by| by.saturating_sub(now));
         let wheel = self.wheel.wait_ms(now);
-        stop.into_iter().chain(wheel).min().map(Duration::from_millis)
+        let behind = (!self.behind.is_empty()).then(|| self.behind_ms.saturating_sub(now));
+        stop.into_iter().chain(wheel).chain(behind).min().map(Duration::from_millis)
     }
 
     /// One turn, with what the poll set told. False: it has ended.
@@ -224,6 +234,9 @@ impl<N: Net> Shard<N> {
             self.timer(i, generation);
         }
         self.due = due;
+        if !self.behind.is_empty() {
+            self.look_behind();
+        }
         self.flush_out();
         while let Some(i) = self.slow.pop() {
             self.close_slow(i);
@@ -251,6 +264,7 @@ impl<N: Net> Shard<N> {
                 Item::Presence(room, frame) => self.presence_event(room, &frame),
                 Item::Signal { room, except, frame } => self.signal(room, except, &frame),
                 Item::Kick { target, room, code } => self.kick(&target, room.as_deref(), code),
+                Item::Reconnect(rooms) => self.reconnect(rooms),
                 Item::Stop { deadline_ms } => self.stop(deadline_ms),
             }
         }
@@ -623,6 +637,27 @@ impl<N: Net> Shard<N> {
                 None => self.close(i, code, "closed by the host"),
             }
         }
+    }
+
+    fn reconnect(&mut self, rooms: Option<Vec<RoomKey>>) {
+        let mut hit: Vec<u32> = match rooms {
+            None => (0..self.conns.len() as u32).filter(|i| self.is_in_a_room(*i)).collect(),
+            Some(rooms) => rooms
+                .into_iter()
+                .filter_map(|key| self.rooms.by_key(key).map(|r| r.everyone()))
+                .flatten()
+                .collect(),
+        };
+        hit.sort_unstable();
+        hit.dedup();
+        for i in hit {
+            self.close(i, Disconnect::Reconnect, CHANGED);
+        }
+    }
+
+    fn is_in_a_room(&self, i: u32) -> bool {
+        let c = self.conns.get(i as usize).and_then(Option::as_ref);
+        c.is_some_and(|c| !c.session.memberships().is_empty())
     }
 
     fn stop(&mut self, deadline_ms: u64) {

@@ -72,13 +72,7 @@ impl Node {
             EmbeddedBroker::prepare(files.clone(), at, settings, clock.clone(), metrics.clone())?;
         let broker = Arc::new(broker);
         let (view, hub) = (broker.tail().view().clone(), broker.tail().hub().clone());
-        let history = Arc::new(History::new(
-            broker.clone(),
-            view.clone(),
-            hub.clone(),
-            &settings.limits,
-            metrics.clone(),
-        ));
+        let history = Arc::new(History::new(broker.clone(), hub.clone(), &settings.limits, metrics.clone()));
         let (readers, jobs) = Readers::queue(settings.shards * settings.limits.history_reads.max(1));
         let wrote_ms = Cell::new(clock.steady_ms());
         let shared = Arc::new(Shared {

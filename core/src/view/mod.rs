@@ -306,13 +306,13 @@ impl View {
         self.overlay_bytes.load(Relaxed)
     }
 
-    /// A view that is begun anew on a log whose first records are gone does not know which rooms had some of those. For every room of
-    /// the partition that it does not know, `offset`, the last one that is gone, stands for the last offset: whoever has seen an earlier
-    /// one is not told that nothing is missing. To be called before anything is added.
+    /// Records of a partition are gone that this view has never seen, and it does not know which rooms had some of those. For every room
+    /// of the partition that has nothing later, `offset`, the last one that is gone, stands for the last offset: whoever has seen an
+    /// earlier one is not told that nothing is missing. What lies before is to be trimmed as well.
     pub fn begin_after(&self, partition: u32, offset: u64) {
         let mut shared = self.shared_mut();
         if let Some(p) = shared.partitions.get_mut(partition as usize) {
-            p.begins = offset;
+            p.begins = offset.max(p.begins);
             shared.dirty = true;
         }
     }
@@ -353,16 +353,18 @@ impl View {
         shared.partitions.get(partition as usize).map_or(0, |p| p.begins)
     }
 
-    /// The last accepted offset of a room; of one that is not known 0, or what [`View::begin_after`] said. It outlives the rows.
+    /// The last accepted offset of a room; of one that is not known 0; or what [`View::begin_after`] said, if that is later. It outlives
+    /// the rows.
     pub fn last(&self, room: &str) -> Result<u64, ViewError> {
+        let begins = self.begins(room);
         {
             let shared = self.shared();
             let frozen = || shared.frozen.as_ref().and_then(|f| f.rooms.get(room));
             if let Some(found) = shared.active.rooms.get(room).or_else(frozen) {
-                return Ok(found.last());
+                return Ok(found.last().max(begins));
             }
         }
-        self.checked(|| Ok(self.store().snapshot().room(room)?.map_or_else(|| self.begins(room), |m| m.last)))
+        self.checked(|| Ok(self.store().snapshot().room(room)?.map_or(begins, |m| m.last.max(begins))))
     }
 
     /// What is known about a message id; `None` if nothing, or if its last record may be older than `oldest_ms`.

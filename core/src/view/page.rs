@@ -231,7 +231,7 @@ impl View {
         if meta.is_none() {
             meta = read.room(room)?;
         }
-        let last = last.or(meta.map(|m| m.last)).unwrap_or_else(|| self.begins(room));
+        let last = last.or(meta.map(|m| m.last)).unwrap_or(0).max(self.begins(room));
         let stored = meta.filter(|m| m.count > 0);
         let mut floor = match &stored {
             Some(meta) => store_floor(&read, room, meta, trim)?,

@@ -11,12 +11,15 @@ use rdkafka::client::Client;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context as Task, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 /// How long one question to the cluster may take.
-const QUESTION: Duration = Duration::from_secs(5);
+const QUESTION: Duration = Duration::from_millis(2500);
+/// How long it is tried at once.
+const TRY: Duration = Duration::from_secs(10);
 /// How long until it is asked again.
 const AGAIN: Duration = Duration::from_millis(200);
 /// As many replicas as klatch gives a topic where there are brokers for them; two of them must have a message before it is acknowledged.
@@ -52,33 +55,26 @@ impl TopicIds {
     }
 }
 
-/// Until when a start may go on trying.
-#[derive(Clone, Copy, Debug)]
-pub struct Patience(Instant);
+/// How long it is tried before the caller hears why it does not succeed.
+#[derive(Clone, Debug)]
+pub struct Patience {
+    until: Instant,
+    stopping: Arc<AtomicBool>,
+}
 
 impl Patience {
-    /// From now on.
-    pub fn of(ms: u64) -> Patience {
-        Patience(Instant::now() + Duration::from_millis(ms))
+    /// From now on; it ends when the broker is to stop.
+    pub fn new(stopping: Arc<AtomicBool>) -> Patience {
+        Patience { until: Instant::now() + TRY, stopping }
     }
 
-    /// What is left of it.
-    pub fn left(&self) -> Duration {
-        self.0.saturating_duration_since(Instant::now())
-    }
-
-    /// For one question.
-    fn question(&self) -> Duration {
-        self.left().clamp(Duration::from_millis(100), QUESTION)
-    }
-
-    /// Waits a little before the next try; the error once there is none left.
+    /// Waits a little before the next try; the error once there is no patience left.
     fn again(&self, address: &Address, why: &str) -> Result<()> {
-        if self.left().is_zero() {
-            let text = format!("{address} could not be made ready within kafka.start_timeout_ms: {why}");
-            return Err(Error::new(Code::Unavailable, text));
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() || self.stopping.load(Ordering::Acquire) {
+            return Err(Error::new(Code::Unavailable, format!("{address} is not ready: {why}")));
         }
-        std::thread::sleep(AGAIN.min(self.left()));
+        std::thread::sleep(AGAIN.min(left));
         Ok(())
     }
 }
@@ -88,6 +84,7 @@ struct Admin<'a> {
     ids: &'a TopicIds,
     address: &'a Address,
     settings: &'a Kafka,
+    mode: TopicMode,
     client: AdminClient<Context>,
     patience: Patience,
 }
@@ -97,16 +94,17 @@ pub fn prepare(
     ids: &TopicIds,
     address: &Address,
     settings: &Kafka,
+    mode: TopicMode,
     context: Context,
     patience: Patience,
 ) -> Result<Topic> {
     let config = client::config(Role::Admin, &address.servers, settings)?;
     let client = AdminClient::from_config_and_context(&config, context)
         .map_err(|e| client::start_error("the Kafka client cannot be made", &e))?;
-    let admin = Admin { ids, address, settings, client, patience };
+    let admin = Admin { ids, address, settings, mode, client, patience };
     let id = admin.find()?;
     admin.led()?;
-    if settings.topic_mode != TopicMode::Skip {
+    if mode != TopicMode::Skip {
         admin.verify()?;
     }
     let marks = (0..settings.partitions).map(|p| admin.marks(p)).collect::<Result<_>>()?;
@@ -121,9 +119,9 @@ impl Admin<'_> {
     /// The topic's id.
     fn find(&self) -> Result<[u8; 16]> {
         loop {
-            match self.ids.of(self.client(), &self.address.topic, self.patience.question()) {
+            match self.ids.of(self.client(), &self.address.topic, QUESTION) {
                 Ok(id) => return Ok(id),
-                Err(IdError::Missing) if self.settings.topic_mode == TopicMode::Create => self.create()?,
+                Err(IdError::Missing) if self.mode == TopicMode::Create => self.create()?,
                 Err(IdError::Missing) => {
                     let topic = &self.address.topic;
                     let text = format!(
@@ -156,7 +154,7 @@ impl Admin<'_> {
         if replication >= REPLICAS {
             topic = topic.set("min.insync.replicas", "2");
         }
-        let options = AdminOptions::new().request_timeout(Some(self.patience.question()));
+        let options = AdminOptions::new().request_timeout(Some(QUESTION));
         let made = block_on(self.client.create_topics([&topic], &options));
         match made.map(|mut topics| topics.pop()) {
             Ok(Some(Ok(_))) => {
@@ -183,7 +181,7 @@ impl Admin<'_> {
 
     fn brokers(&self) -> Result<usize> {
         loop {
-            match self.client().fetch_metadata(Some(&self.address.topic), self.patience.question()) {
+            match self.client().fetch_metadata(Some(&self.address.topic), QUESTION) {
                 Ok(metadata) => return Ok(metadata.brokers().len()),
                 Err(e) => self.patience.again(self.address, &e.to_string())?,
             }
@@ -194,8 +192,7 @@ impl Admin<'_> {
     fn led(&self) -> Result<()> {
         let wanted = self.settings.partitions as usize;
         loop {
-            let why = match self.client().fetch_metadata(Some(&self.address.topic), self.patience.question())
-            {
+            let why = match self.client().fetch_metadata(Some(&self.address.topic), QUESTION) {
                 Err(e) => e.to_string(),
                 Ok(metadata) => match metadata.topics().first() {
                     None => "the topic is not known yet".into(),
@@ -225,7 +222,7 @@ impl Admin<'_> {
         let topic = &self.address.topic;
         let resource = [ResourceSpecifier::Topic(topic)];
         let found = loop {
-            let options = AdminOptions::new().request_timeout(Some(self.patience.question()));
+            let options = AdminOptions::new().request_timeout(Some(QUESTION));
             let why =
                 match block_on(self.client.describe_configs(&resource, &options)).map(|mut all| all.pop()) {
                     Ok(Some(Ok(found))) => break found,
@@ -259,11 +256,7 @@ impl Admin<'_> {
 
     fn marks(&self, partition: u32) -> Result<(u64, u64)> {
         loop {
-            let answer = self.client().fetch_watermarks(
-                &self.address.topic,
-                partition as i32,
-                self.patience.question(),
-            );
+            let answer = self.client().fetch_watermarks(&self.address.topic, partition as i32, QUESTION);
             match answer {
                 Ok((low, high)) => return Ok((low.max(0) as u64, high.max(0) as u64)),
                 Err(KafkaError::MetadataFetch(code)) if is_refusal(code) => {

@@ -1,6 +1,6 @@
 //! The Kafka broker: one topic, one room in one of its partitions for ever. docs/kafka.md has what users see of it.
 //!
-//! One thread, the worker, sends and reads; another one, the watch, asks the cluster how it is.
+//! One thread, the worker, opens the topic, sends and reads; another one, the watch, asks the cluster how it is.
 
 pub mod address;
 pub mod mapping;
@@ -9,15 +9,16 @@ pub mod partition;
 mod admin;
 mod bell;
 mod client;
+mod life;
+mod opening;
 mod producer;
 mod tailer;
 mod watch;
 mod worker;
 
-use crate::broker::append::Append;
+use crate::broker::append::{Append, Outcome};
 use crate::broker::queue::{self, Queue};
-use crate::broker::tail::{Tail, view_error};
-use crate::broker::{Broker, Health};
+use crate::broker::{Broker, Health, Reach};
 use crate::clock::Clock;
 use crate::codes::Code;
 use crate::config::Settings;
@@ -26,30 +27,24 @@ use crate::message::{Epoch, Publication, Record};
 use crate::metrics::Metrics;
 use crate::room::hub::{self, Hub};
 use crate::threads;
-use crate::view::{Identity, OwnedRow, View, ViewAt, ViewError};
+use crate::view::{Identity, OwnedRow, View};
 use address::Address;
-use admin::{Patience, Topic, TopicIds};
-use base64::Engine;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use admin::TopicIds;
 use bell::Bell;
 use bytes::Buf;
 use client::{Context, Role};
-use partition::partition_of;
-use producer::Producer;
-use rdkafka::consumer::Consumer;
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use life::Life;
+use opening::Opening;
+use rdkafka::consumer::BaseConsumer;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
-use tailer::{Plan, Start, Tailer, Trouble};
+use std::time::{Duration, Instant};
 use watch::{Checks, Watch};
 use worker::Worker;
 
 /// How long the watch may take to notice that the broker stops: as long as an answer that does not come.
 const WATCH_ENDS: Duration = Duration::from_millis(2500);
-/// How often a start that catches up tells how far it is.
-const PROGRESS_MS: u64 = 5_000;
 
 /// See the module.
 #[derive(Debug)]
@@ -60,7 +55,6 @@ pub struct KafkaBroker {
 }
 
 /// What the threads and the callers share.
-#[derive(Debug)]
 struct Shared {
     inner: Mutex<Inner>,
     done: Condvar,
@@ -68,14 +62,32 @@ struct Shared {
     bell: Arc<Bell>,
     /// Wakes the watch.
     trouble: Arc<Bell>,
-    tails: Vec<Arc<Tail>>,
-    view: Arc<View>,
+    /// What belongs to the topic as it is now.
+    life: RwLock<Arc<Life>>,
+    /// The client that reads, for questions; none while there is none.
+    client: Mutex<Option<Arc<BaseConsumer<Context>>>>,
+    checks: Arc<Checks>,
     hub: Arc<Hub>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     /// How the cluster is.
     link: AtomicU8,
+    /// The topic has been read up to the end that it had.
+    ready: AtomicBool,
+    /// The number of the life whose topic is not there any more: another one is.
+    replaced: AtomicU64,
+    /// Nothing new is begun.
+    stopping: Arc<AtomicBool>,
     ending: AtomicBool,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("link", &self.link())
+            .field("ready", &self.is_ready())
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -89,7 +101,10 @@ struct Inner {
 }
 
 impl KafkaBroker {
-    /// Finds or makes the topic, brings the view up to its end, and starts. Waits for all of that.
+    /// Finds or makes the topic, brings the view up to its end, and starts. Waits for that, but no longer than `kafka.start_timeout_ms`:
+    /// past it the broker is there all the same, `down`, and goes on by itself.
+    ///
+    /// Errors: what does not mend itself, while it waits.
     pub fn open(settings: &Settings, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Result<KafkaBroker> {
         Self::open_as(&TopicIds::Asked, settings, clock, metrics)
     }
@@ -101,237 +116,98 @@ impl KafkaBroker {
         metrics: Arc<Metrics>,
     ) -> Result<KafkaBroker> {
         let address = Address::parse(&settings.log)?;
-        let patience = Patience::of(settings.kafka.start_timeout_ms);
-        let trouble = Arc::new(Bell::default());
-        let topic = admin::prepare(ids, &address, &settings.kafka, Context::new(trouble.clone()), patience)?;
-        let mut opening =
-            Opening { ids, settings, address: &address, topic, patience, trouble, metrics, clock };
-        let Opened { view, hub, tails, tailer, bell, checks } = opening.read_all()?;
-        // Another topic may have come while this one was read.
-        match ids.of(tailer.client().client(), &address.topic, WATCH_ENDS) {
-            Ok(id) if id == opening.topic.id => {}
-            Ok(_) => {
-                return Err(Error::new(
-                    Code::Unavailable,
-                    "the Kafka topic was created again while it was read",
-                ));
-            }
-            Err(e) => {
-                return Err(Error::new(
-                    Code::Unavailable,
-                    format!("the Kafka topic cannot be looked at: {e}"),
-                ));
-            }
+        // A property that is wrong is told at once, whether the cluster is there or not.
+        for role in [Role::Producer, Role::Tail, Role::Admin] {
+            client::config(role, &address.servers, &settings.kafka)?
+                .create_native_config()
+                .map_err(|e| client::start_error("the Kafka client cannot be made", &e))?;
         }
-        let topic_id = opening.topic_id();
-        let Opening { topic, trouble, metrics, clock, .. } = opening;
-        let config = client::config(Role::Producer, &address.servers, &settings.kafka)?;
-        let context = {
-            let trouble = trouble.clone();
-            move || Context::new(trouble.clone())
+        let opening = Opening {
+            ids: ids.clone(),
+            settings: settings.clone(),
+            address: address.clone(),
+            at: opening::view_at(settings)?,
         };
-        let limit = settings.kafka.queue_bytes as usize;
-        let producer = Producer::new(config, context, &address.topic, &topic_id, limit)
-            .map_err(|e| client::start_error("the Kafka producer cannot be made", &e))?;
+        let identity = Identity { log: [0; 16], partitions: settings.kafka.partitions };
+        let view = Arc::new(View::memory(identity, &settings.view));
+        let trouble = Arc::new(Bell::default());
         let queue = Queue::new(&settings.limits, metrics.clone());
+        let none = Life::new(0, [0; 16], Vec::new(), trouble.clone());
         let shared = Arc::new(Shared {
             inner: Mutex::new(Inner { queue, stop_by: None, stopped: false, failed: None }),
             done: Condvar::new(),
-            bell,
-            trouble: trouble.clone(),
-            tails,
-            view,
-            hub,
+            bell: Arc::default(),
+            checks: Arc::new(Checks::new(trouble.clone())),
+            trouble,
+            life: RwLock::new(Arc::new(none)),
+            client: Mutex::default(),
+            hub: Arc::new(Hub::new(view, &settings.limits, metrics.clone())),
             clock,
             metrics,
-            link: AtomicU8::new(Health::Up as u8),
+            link: AtomicU8::new(Health::Down as u8),
+            ready: AtomicBool::new(false),
+            replaced: AtomicU64::new(0),
+            stopping: Arc::default(),
             ending: AtomicBool::new(false),
         });
-        let watch = Watch {
-            shared: shared.clone(),
-            client: tailer.client().clone(),
-            topic: address.topic.clone(),
-            ids: ids.clone(),
-            topic_id: topic.id,
-            checks,
-            bell: trouble,
-        };
-        let worker = Worker::new(shared.clone(), producer, tailer);
-        let broker =
-            KafkaBroker { shared: shared.clone(), worker: Mutex::default(), watch: Mutex::default() };
+        opening::release(&shared, settings);
+        let worker = Worker::new(shared.clone(), opening);
+        let watch = Watch::new(shared.clone(), &address.topic, ids);
+        let broker = KafkaBroker { shared, worker: Mutex::default(), watch: Mutex::default() };
+        broker.shared.metrics.storage_refusing.set(1);
+        broker.start(worker, watch)?;
+        let started = broker.wait_until_ready(Duration::from_millis(settings.kafka.start_timeout_ms));
+        match started {
+            Ok(()) => Ok(broker),
+            Err(e) => {
+                // Its threads end with it; that is all that it has.
+                let _ = broker.stop(broker.shared.clock.steady_ms());
+                Err(e)
+            }
+        }
+    }
+
+    fn start(&self, worker: Worker, watch: Watch) -> Result<()> {
         let no_thread =
             |e| Error::new(Code::Internal, format!("cannot start a thread of the Kafka broker: {e}"));
+        let shared = self.shared.clone();
         let thread = threads::spawn("klatch-kafka".into(), move || {
             let ended = worker.run();
-            shared.inner.lock().unwrap_or_else(PoisonError::into_inner).stopped = true;
+            shared.lock().stopped = true;
             shared.done.notify_all();
             ended
         });
-        *broker.worker.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread.map_err(no_thread)?);
+        *self.worker.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread.map_err(no_thread)?);
         let thread = threads::spawn("klatch-kafka-watch".into(), move || watch.run());
-        *broker.watch.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread.map_err(no_thread)?);
-        Ok(broker)
+        *self.watch.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread.map_err(no_thread)?);
+        Ok(())
+    }
+
+    fn wait_until_ready(&self, longest: Duration) -> Result<()> {
+        let shared = &*self.shared;
+        let until = Instant::now() + longest;
+        let mut inner = shared.lock();
+        while !shared.is_ready() {
+            if let Some(error) = &inner.failed {
+                return Err(error.clone());
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                tracing::error!(
+                    "the Kafka topic could not be read up to its end within kafka.start_timeout_ms; the engine starts without it and \
+                     goes on trying"
+                );
+                return Ok(());
+            }
+            inner = shared.done.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(())
     }
 
     /// The hub that its tails feed.
     pub fn hub(&self) -> &Arc<Hub> {
         &self.shared.hub
     }
-
-    /// Its view.
-    pub fn view(&self) -> &Arc<View> {
-        &self.shared.view
-    }
-}
-
-/// What a start goes by.
-struct Opening<'a> {
-    ids: &'a TopicIds,
-    settings: &'a Settings,
-    address: &'a Address,
-    topic: Topic,
-    patience: Patience,
-    trouble: Arc<Bell>,
-    metrics: Arc<Metrics>,
-    clock: Arc<dyn Clock>,
-}
-
-/// What it makes.
-struct Opened {
-    view: Arc<View>,
-    hub: Arc<Hub>,
-    tails: Vec<Arc<Tail>>,
-    tailer: Tailer,
-    bell: Arc<Bell>,
-    checks: Arc<Checks>,
-}
-
-impl Opening<'_> {
-    /// Brings the view up to the end of the topic. A view of another past is made anew.
-    fn read_all(&mut self) -> Result<Opened> {
-        let at = match self.settings.kafka.view_dir.as_str() {
-            "memory" => ViewAt::Memory,
-            dir => ViewAt::Dir(
-                std::path::absolute(Path::new(dir))
-                    .map_err(|e| Error::new(Code::DataDirUnusable, format!("where is {dir}? {e}")))?,
-            ),
-        };
-        let mut again = true;
-        loop {
-            let view = at.open(self.identity(), &self.settings.view).map_err(|e| unusable_view(&e))?;
-            view.locate_rooms(partition_of);
-            let found = starts(&view, &self.topic.marks);
-            let why = match found {
-                Err(why) => why,
-                Ok(starts) => match self.catch_up(Arc::new(view), &starts)? {
-                    Ok(opened) => return Ok(opened),
-                    Err(Trouble::OtherPast(why) | Trouble::Lost(why)) if again => why,
-                    Err(Trouble::OtherPast(why) | Trouble::Lost(why)) => {
-                        return Err(Error::new(
-                            Code::Unavailable,
-                            format!("the Kafka topic cannot be read: {why}"),
-                        ));
-                    }
-                    Err(Trouble::View(e)) => return Err(view_error(&e)),
-                    Err(Trouble::Client(e)) => {
-                        return Err(client::start_error("the Kafka consumer cannot be made", &e));
-                    }
-                },
-            };
-            again = false;
-            tracing::warn!(why, "the view does not fit the topic; rebuilding it");
-            at.destroy().map_err(|e| unusable_view(&e))?;
-            let context = Context::new(self.trouble.clone());
-            self.topic =
-                admin::prepare(self.ids, self.address, &self.settings.kafka, context, self.patience)?;
-        }
-    }
-
-    /// The topic's id as records have it.
-    fn topic_id(&self) -> String {
-        BASE64_URL_SAFE_NO_PAD.encode(self.topic.id)
-    }
-
-    /// Which log this is: another topic, and another number of partitions, is another one.
-    fn identity(&self) -> Identity {
-        let partitions = self.settings.kafka.partitions;
-        let mut log = self.topic.id;
-        log.iter_mut().zip(partitions.to_le_bytes()).for_each(|(byte, n)| *byte ^= n);
-        Identity { log, partitions }
-    }
-
-    fn catch_up(&self, view: Arc<View>, starts: &[Start]) -> Result<Result<Opened, Trouble>> {
-        let Opening { settings, address, metrics, .. } = self;
-        for (partition, (low, _)) in (0..).zip(&self.topic.marks) {
-            if view.checkpoint(partition).is_none() && *low > 0 {
-                view.begin_after(partition, *low);
-            }
-            view.trim_below(partition, low + 1).map_err(|e| view_error(&e))?;
-        }
-        let hub = Arc::new(Hub::new(view.clone(), &settings.limits, metrics.clone()));
-        let tail = |(partition, start): (u32, &Start)| {
-            let since = if start.read_before { u64::MAX } else { 0 };
-            let log = self.identity().log;
-            Arc::new(Tail::new(partition, log, since, view.clone(), hub.clone(), settings, metrics.clone()))
-        };
-        let tails: Vec<Arc<Tail>> = (0..).zip(starts).map(tail).collect();
-        let bell = Arc::new(Bell::default());
-        let checks = Arc::new(Checks::new(self.trouble.clone()));
-        let tailer = Tailer::start(Plan {
-            config: &client::config(Role::Tail, &address.servers, &settings.kafka)?,
-            context: Context::new(self.trouble.clone()),
-            topic: &address.topic,
-            topic_id: &self.topic_id(),
-            starts,
-            tails: &tails,
-            bell: &bell,
-            checks: checks.clone(),
-            metrics: metrics.clone(),
-        });
-        let mut tailer = match tailer {
-            Ok(tailer) => tailer,
-            Err(trouble) => return Ok(Err(trouble)),
-        };
-        let mut tell_ms = self.clock.steady_ms() + PROGRESS_MS;
-        while tailer.behind() > 0 {
-            let now_ms = self.clock.steady_ms();
-            tailer.tick();
-            match tailer.turn(now_ms) {
-                Ok(true) => {}
-                Ok(false) => drop(bell.wait(Duration::from_millis(50))),
-                Err(trouble) => return Ok(Err(trouble)),
-            }
-            if now_ms >= tell_ms {
-                tell_ms = now_ms + PROGRESS_MS;
-                tracing::info!(partitions = tailer.behind(), "reading the topic up to its end");
-            }
-            if self.patience.left().is_zero() {
-                let text =
-                    format!("{} could not be read up to its end within kafka.start_timeout_ms", self.address);
-                return Err(Error::new(Code::Unavailable, text));
-            }
-        }
-        Ok(Ok(Opened { view, hub, tails, tailer, bell, checks }))
-    }
-}
-
-/// Where to read each partition from, given its first and next offsets; or why the view cannot go on.
-fn starts(view: &View, marks: &[(u64, u64)]) -> Result<Vec<Start>, String> {
-    let start = |(partition, &(low, end)): (u32, &(u64, u64))| match view.checkpoint(partition) {
-        None => Ok(Start { from: low, again: None, end, read_before: false }),
-        Some(c) if c.sequence > end => Err(format!("partition {partition} ends at {end}, before the view")),
-        Some(c) if c.sequence > low => {
-            Ok(Start { from: c.sequence - 1, again: Some(c), end, read_before: true })
-        }
-        // What the view saw last is gone, and what comes next is there.
-        Some(c) if c.sequence == low => Ok(Start { from: low, again: None, end, read_before: true }),
-        Some(c) => Err(format!("partition {partition} has lost what is between {} and {low}", c.sequence)),
-    };
-    (0..).zip(marks).map(start).collect()
-}
-
-fn unusable_view(e: &ViewError) -> Error {
-    Error::new(Code::DataDirUnusable, format!("the view cannot be opened: {e}"))
 }
 
 impl Shared {
@@ -339,9 +215,29 @@ impl Shared {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tail_of(&self, room: &str) -> &Tail {
-        // There is at least one: the settings are checked, and so are the indexes by the number of tails.
-        &self.tails[partition_of(room.as_bytes(), self.tails.len() as u32) as usize]
+    fn life(&self) -> Arc<Life> {
+        self.life.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_life(&self, life: Life) {
+        *self.life.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(life);
+    }
+
+    fn client(&self) -> Option<Arc<BaseConsumer<Context>>> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_client(&self, client: Option<Arc<BaseConsumer<Context>>>) {
+        // The last one to hold a client waits for its threads: not under the lock.
+        drop(std::mem::replace(&mut *self.client.lock().unwrap_or_else(PoisonError::into_inner), client));
+    }
+
+    fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
     }
 
     fn is_ending(&self) -> bool {
@@ -356,6 +252,21 @@ impl Shared {
         self.lock().failed.clone()
     }
 
+    /// Whether another topic has come in the place of this life's.
+    fn is_replaced(&self, life: &Life) -> bool {
+        self.replaced.load(Ordering::Acquire) == life.number && life.number != 0
+    }
+
+    /// From now on it is served; or no longer, until it has been opened again.
+    fn set_ready(&self, ready: bool) {
+        let inner = self.lock();
+        self.ready.store(ready, Ordering::Release);
+        drop(inner);
+        self.set_link(if ready { Health::Up } else { Health::Down });
+        self.done.notify_all();
+        self.trouble.ring();
+    }
+
     /// Nothing more is stored until the next start.
     fn fail(&self, error: Error) {
         let mut inner = self.lock();
@@ -365,6 +276,8 @@ impl Shared {
             inner.failed = Some(error);
         }
         drop(inner);
+        self.done.notify_all();
+        self.stopping.store(true, Ordering::Release);
         self.ending.store(true, Ordering::Release);
         self.bell.ring();
         self.trouble.ring();
@@ -378,17 +291,47 @@ impl Shared {
     fn set_link(&self, link: Health) {
         let before = self.link();
         self.link.store(link as u8, Ordering::Relaxed);
+        self.metrics.storage_refusing.set(u64::from(link == Health::Down));
         if link != before {
-            self.metrics.storage_refusing.set(u64::from(link == Health::Down));
             match link {
-                Health::Up => tracing::info!("the Kafka cluster is there again"),
+                Health::Up => tracing::info!("the Kafka topic is served"),
                 Health::Degraded => {
-                    tracing::warn!("some partitions of the topic have no leader; their rooms cannot store")
+                    tracing::warn!(
+                        "some partitions of the topic have no leader or are not read; their rooms cannot store"
+                    )
                 }
-                _ => tracing::error!("the Kafka cluster does not answer; nothing is stored until it does"),
+                _ => tracing::error!("the Kafka topic cannot be served; nothing is stored until it can"),
             }
         }
     }
+
+    /// Refuses publishes.
+    fn refuse(&self, appends: impl Iterator<Item = Append>, error: &Error) {
+        let life = self.life();
+        for append in appends {
+            let tail = life.tail(&append.room);
+            tail.refuse(std::iter::once(append), error);
+            tail.wake();
+        }
+    }
+
+    /// Tells the threads to end.
+    fn end(&self) {
+        self.ending.store(true, Ordering::Release);
+        self.stopping.store(true, Ordering::Release);
+        self.trouble.ring();
+        self.bell.ring();
+        let text = "the engine stopped before the log answered; retry with the same message id";
+        self.life().fail(&Outcome::Unknown(Error::new(Code::Unknown, text)));
+    }
+}
+
+fn unavailable() -> Error {
+    Error::new(Code::Unavailable, "this node has yet to read the Kafka topic up to its end; try again")
+}
+
+fn stopped() -> Error {
+    Error::new(Code::Stopping, "the engine stopped before the message was sent")
 }
 
 impl Broker for KafkaBroker {
@@ -397,12 +340,19 @@ impl Broker for KafkaBroker {
             return;
         }
         let shared = &*self.shared;
+        let life = shared.life();
         let congested = shared.hub.is_congested();
+        let mut stalled = Vec::new();
+        if life.has_stalled() {
+            stalled.extend(appends.extract_if(.., |a| life.is_stalled(life.partition(&a.room))));
+        }
         let mut inner = shared.lock();
         let error = if let Some(error) = &inner.failed {
             Some(error.clone())
         } else if inner.stop_by.is_some() {
             Some(Error::new(Code::Stopping, "the engine is stopping"))
+        } else if !shared.is_ready() {
+            Some(unavailable())
         } else if congested {
             Some(hub::congested())
         } else if shared.link() == Health::Down {
@@ -416,12 +366,10 @@ impl Broker for KafkaBroker {
         drop(inner);
         shared.bell.ring();
         if let Some(error) = error {
-            for append in appends.drain(..) {
-                let tail = shared.tail_of(&append.room);
-                tail.refuse(std::iter::once(append), &error);
-                tail.wake();
-            }
+            shared.refuse(appends.drain(..), &error);
         }
+        let text = "the partition of this room cannot be read now; the message was not stored";
+        shared.refuse(stalled.into_iter(), &Error::new(Code::Unavailable, text));
     }
 
     fn read(&self, rows: &[OwnedRow]) -> Result<Vec<Publication>> {
@@ -429,18 +377,23 @@ impl Broker for KafkaBroker {
     }
 
     fn epoch(&self, room: &str) -> Epoch {
-        self.shared.tail_of(room).epoch(room)
+        self.shared.life().tail(room).epoch(room)
+    }
+
+    fn serves(&self, _: &str) -> Result<()> {
+        if self.shared.is_ready() { Ok(()) } else { Err(unavailable()) }
+    }
+
+    fn reach(&self, room: &str, offset: u64, since_ms: u64) -> Reach {
+        self.shared.life().reach(room, offset, since_ms)
     }
 
     fn sweep(&self) {
         let shared = &*self.shared;
         let now_ms = shared.clock.steady_ms();
         let expired = shared.lock().queue.expire(now_ms);
-        for append in expired {
-            let tail = shared.tail_of(&append.room);
-            tail.refuse(std::iter::once(append), &queue::expired());
-        }
-        for tail in &shared.tails {
+        shared.refuse(expired.into_iter(), &queue::expired());
+        for tail in &shared.life().tails {
             tail.sweep(now_ms);
             tail.wake();
         }
@@ -451,6 +404,7 @@ impl Broker for KafkaBroker {
         match (&inner.failed, inner.stopped) {
             (Some(_), _) => Health::StorageFailed,
             (None, true) => Health::Stopped,
+            (None, false) if !self.shared.is_ready() => Health::Down,
             (None, false) => self.shared.link(),
         }
     }
@@ -459,6 +413,7 @@ impl Broker for KafkaBroker {
         let shared = &*self.shared;
         let mut inner = shared.lock();
         inner.stop_by.get_or_insert(deadline_ms);
+        shared.stopping.store(true, Ordering::Release);
         shared.bell.ring();
         while !inner.stopped {
             // The worker keeps to the deadline itself, give or take what it is about.
@@ -467,11 +422,7 @@ impl Broker for KafkaBroker {
                 let rest = inner.queue.clear();
                 drop(inner);
                 let count = rest.len() as u64;
-                let error = Error::new(Code::Stopping, "the engine stopped before the message was sent");
-                rest.into_iter().for_each(|append| {
-                    let tail = shared.tail_of(&append.room);
-                    tail.refuse(std::iter::once(append), &error);
-                });
+                shared.refuse(rest.into_iter(), &stopped());
                 shared.end();
                 return Ok(count);
             }
@@ -495,26 +446,11 @@ impl Broker for KafkaBroker {
     }
 }
 
-impl Shared {
-    /// Tells the threads to end.
-    fn end(&self) {
-        self.ending.store(true, Ordering::Release);
-        self.trouble.ring();
-        for tail in &self.tails {
-            let text = "the engine stopped before the log answered; retry with the same message id";
-            tail.fail(&crate::broker::append::Outcome::Unknown(Error::new(Code::Unknown, text)));
-            tail.wake();
-        }
-    }
-}
-
 impl Drop for KafkaBroker {
     /// Its threads end by themselves, also where it was never stopped.
     fn drop(&mut self) {
         self.shared.lock().stop_by.get_or_insert(0);
-        self.shared.ending.store(true, Ordering::Release);
-        self.shared.bell.ring();
-        self.shared.trouble.ring();
+        self.shared.end();
     }
 }
 

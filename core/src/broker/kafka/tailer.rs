@@ -24,7 +24,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use std::ffi::CStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const VERSION: &CStr = c"klatch-v";
 const TAG: &CStr = c"klatch-tag";
@@ -36,16 +36,17 @@ const BATCH_BYTES: usize = 1 << 20;
 /// Ids of other topics whose records have been found here and are known to be here.
 const STRANGERS: usize = 16;
 
+/// How long a client may take to read what is there before another one is tried.
+const RESTART: Duration = Duration::from_secs(10);
+
 /// Why reading ends.
 #[derive(Debug)]
 pub enum Trouble {
     /// The view cannot be read or written.
     View(ViewError),
-    /// The view is of another past of this log: it must be built again.
+    /// What was read is not the past of what is there: the view must be built again.
     OtherPast(String),
-    /// What the node has read is no longer what comes before what it would read next.
-    Lost(String),
-    /// The client could not be made.
+    /// The client could not be made, or not be told what to read.
     Client(KafkaError),
 }
 
@@ -74,6 +75,17 @@ pub struct Start {
     pub read_before: bool,
 }
 
+/// A partition that no longer has what comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// Since when (steady clock).
+    pub since_ms: u64,
+    /// How often the topic had been checked by then.
+    pub checked: u64,
+    /// The offset that should come.
+    pub next: u64,
+}
+
 /// One partition.
 struct Part {
     number: u32,
@@ -89,6 +101,7 @@ struct Part {
     /// A record that was meant for another topic, and how often the topic had been checked when it came: the partition stands still until
     /// it has been checked again.
     held: Option<(u64, Read)>,
+    lost: Option<Lost>,
 }
 
 /// A record as it was read.
@@ -106,9 +119,15 @@ struct Read {
 
 /// See the module.
 pub struct Tailer {
+    config: ClientConfig,
+    context: Box<dyn Fn() -> Context + Send>,
     consumer: Arc<BaseConsumer<Context>>,
     parts: Vec<Part>,
+    topic: String,
     topic_id: String,
+    bell: Arc<Bell>,
+    /// When the client was made (steady clock of this process).
+    made: Instant,
     strangers: Vec<Box<[u8]>>,
     checks: Arc<Checks>,
     metrics: Arc<Metrics>,
@@ -136,60 +155,81 @@ const TELL_EVERY_MS: u64 = 10_000;
 /// What a tailer is made of.
 pub struct Plan<'a> {
     /// The client's configuration.
-    pub config: &'a ClientConfig,
-    /// The client's context.
-    pub context: Context,
+    pub config: ClientConfig,
+    /// Makes the context of a client.
+    pub context: Box<dyn Fn() -> Context + Send>,
     /// The topic.
-    pub topic: &'a str,
+    pub topic: String,
     /// The topic's id as the header has it.
-    pub topic_id: &'a str,
+    pub topic_id: String,
     /// Where each partition begins.
     pub starts: &'a [Start],
     /// The tail of each.
     pub tails: &'a [Arc<Tail>],
     /// Rung when there is something to read.
-    pub bell: &'a Arc<Bell>,
+    pub bell: Arc<Bell>,
     /// How often the topic has been checked.
     pub checks: Arc<Checks>,
     /// Where records are counted.
     pub metrics: Arc<Metrics>,
 }
 
+/// A client that reads partitions from these offsets, and the queue of each.
+type Assigned = (Arc<BaseConsumer<Context>>, Vec<(PartitionQueue<Context>, Arc<AtomicBool>)>);
+
+fn assign(
+    config: &ClientConfig,
+    context: Context,
+    topic: &str,
+    offsets: impl Iterator<Item = u64>,
+    bell: &Arc<Bell>,
+) -> Result<Assigned, KafkaError> {
+    let consumer = Arc::new(BaseConsumer::from_config_and_context(config, context)?);
+    let mut list = TopicPartitionList::new();
+    let mut queues = Vec::new();
+    for (number, offset) in (0..).zip(offsets) {
+        list.add_partition_offset(topic, number, Offset::Offset(offset as i64))?;
+        let queue = consumer.split_partition_queue(topic, number);
+        let mut queue = queue.ok_or_else(|| KafkaError::Subscription("no queue for a partition".into()))?;
+        let ready = Arc::new(AtomicBool::new(true));
+        let (bell, flag) = (bell.clone(), ready.clone());
+        queue.set_nonempty_callback(move || {
+            flag.store(true, Ordering::Release);
+            bell.ring();
+        });
+        queues.push((queue, ready));
+    }
+    consumer.assign(&list)?;
+    Ok((consumer, queues))
+}
+
 impl Tailer {
     /// Begins to read.
     pub fn start(plan: Plan<'_>) -> Result<Tailer, Trouble> {
-        let consumer = Arc::new(BaseConsumer::from_config_and_context(plan.config, plan.context)?);
-        let mut list = TopicPartitionList::new();
-        let mut parts = Vec::new();
-        for ((number, start), tail) in (0..).zip(plan.starts).zip(plan.tails) {
-            let offset = Offset::Offset(start.from as i64);
-            list.add_partition_offset(plan.topic, number as i32, offset)?;
-            let queue = consumer.split_partition_queue(plan.topic, number as i32);
-            let mut queue =
-                queue.ok_or_else(|| KafkaError::Subscription("no queue for a partition".into()))?;
-            let ready = Arc::new(AtomicBool::new(true));
-            let (bell, flag) = (plan.bell.clone(), ready.clone());
-            queue.set_nonempty_callback(move || {
-                flag.store(true, Ordering::Release);
-                bell.ring();
-            });
-            parts.push(Part {
-                number,
-                queue,
-                ready,
-                tail: tail.clone(),
-                last: start.from,
-                again: start.again,
-                end: start.end,
-                caught_up: start.from >= start.end,
-                held: None,
-            });
-        }
-        consumer.assign(&list)?;
+        let from = plan.starts.iter().map(|s| s.from);
+        let (consumer, queues) = assign(&plan.config, (plan.context)(), &plan.topic, from, &plan.bell)?;
+        let part = |(number, (((queue, ready), start), tail)): (u32, (((_, _), &Start), &Arc<Tail>))| Part {
+            number,
+            queue,
+            ready,
+            tail: tail.clone(),
+            last: start.from,
+            again: start.again,
+            end: start.end,
+            caught_up: start.from >= start.end,
+            held: None,
+            lost: None,
+        };
+        let parts = (0..).zip(queues.into_iter().zip(plan.starts).zip(plan.tails)).map(part).collect();
         Ok(Tailer {
+            config: plan.config,
+            context: plan.context,
             consumer,
             parts,
-            topic_id: plan.topic_id.into(),
+            topic: plan.topic,
+            topic_id: plan.topic_id,
+            bell: plan.bell,
+            made: Instant::now(),
             strangers: Vec::new(),
             checks: plan.checks,
             metrics: plan.metrics,
@@ -197,6 +237,49 @@ impl Tailer {
             records: Vec::new(),
             origins: Vec::new(),
         })
+    }
+
+    /// Puts another client in the place of this one, which reads on where it was.
+    pub fn restart(&mut self) -> Result<(), Trouble> {
+        self.made = Instant::now();
+        let next = self.parts.iter().map(|p| p.last);
+        let (consumer, queues) = assign(&self.config, (self.context)(), &self.topic, next, &self.bell)?;
+        for (part, (queue, ready)) in self.parts.iter_mut().zip(queues) {
+            (part.queue, part.ready, part.lost) = (queue, ready, None);
+        }
+        self.consumer = consumer;
+        Ok(())
+    }
+
+    /// Whether another client might read this partition: it has yet to be tried, and nothing else is known to be wrong.
+    pub fn may_restart(&self, partition: u32) -> bool {
+        let well = |p: &Part| p.lost.is_none() && p.held.is_none();
+        self.made.elapsed() > RESTART && self.parts.get(partition as usize).is_some_and(well)
+    }
+
+    /// The partitions that no longer have what comes next.
+    pub fn lost(&self) -> Vec<(u32, Lost)> {
+        self.parts.iter().filter_map(|p| Some((p.number, p.lost?))).collect()
+    }
+
+    /// The first of them.
+    pub fn first_lost(&self) -> Option<u32> {
+        self.parts.iter().find(|p| p.lost.is_some()).map(|p| p.number)
+    }
+
+    /// Reads a partition on from this offset, which is there; the others do not notice.
+    pub fn go_on(&mut self, partition: u32, offset: u64) -> Result<(), Trouble> {
+        let Some(part) = self.parts.get_mut(partition as usize) else { return Ok(()) };
+        let mut list = TopicPartitionList::new();
+        list.add_partition(&self.topic, partition as i32);
+        self.consumer.incremental_unassign(&list)?;
+        // What had been fetched before is not wanted any more.
+        while part.queue.poll(Duration::ZERO).is_some() {}
+        (part.last, part.lost) = (offset, None);
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.topic, partition as i32, Offset::Offset(offset as i64))?;
+        self.consumer.incremental_assign(&list)?;
+        Ok(())
     }
 
     /// The client, for questions.
@@ -266,14 +349,15 @@ impl Tailer {
                     continue;
                 }
                 Some(Err(e)) => {
-                    part.failed(&e, checks)?;
+                    part.failed(&e, checks, now_ms);
                     continue;
                 }
             };
             let offset = message.offset();
             let place = mapping::place_of(offset.max(0) as u64);
             if place <= part.last {
-                return Err(Trouble::Lost(format!("partition {} gave offset {offset} again", part.number)));
+                let text = format!("partition {} gave offset {offset} again", part.number);
+                return Err(Trouble::OtherPast(text));
             }
             part.last = place;
             part.caught_up |= place >= part.end;
@@ -324,20 +408,19 @@ pub fn place(record: &Record) -> Vec<u8> {
 
 impl Part {
     /// What an error on the partition's queue means.
-    fn failed(&self, e: &KafkaError, checks: &Checks) -> Result<(), Trouble> {
+    fn failed(&mut self, e: &KafkaError, checks: &Checks, now_ms: u64) {
         use RDKafkaErrorCode::*;
-        let lost = || Err(Trouble::Lost(format!("partition {}: {e}", self.number)));
+        tracing::debug!(partition = self.number, error = %e, "reading a partition");
         match e {
-            KafkaError::MessageConsumption(AutoOffsetReset | OffsetOutOfRange) => lost(),
-            KafkaError::MessageConsumptionFatal(_) => lost(),
+            KafkaError::MessageConsumption(AutoOffsetReset | OffsetOutOfRange)
+            | KafkaError::MessageConsumptionFatal(_) => {
+                self.lost = Some(Lost { since_ms: now_ms, checked: checks.begun(), next: self.last });
+                checks.ask();
+            }
             KafkaError::MessageConsumption(UnknownPartition | UnknownTopic | UnknownTopicOrPartition) => {
                 checks.ask();
-                Ok(())
             }
-            _ => {
-                tracing::debug!(partition = self.number, error = %e, "reading a partition");
-                Ok(())
-            }
+            _ => {}
         }
     }
 }

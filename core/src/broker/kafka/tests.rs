@@ -1,5 +1,7 @@
 //! Without a cluster: what a view is worth at a start, and rows.
 
+use super::opening::starts;
+use super::partition::partition_of;
 use super::tailer::place;
 use super::*;
 use crate::config::ViewSettings;
@@ -100,6 +102,8 @@ mod played {
                 ..Settings::default()
             };
             settings.kafka.topic_mode = crate::config::TopicMode::Skip;
+            // It answers a fetch that has nothing no sooner when something comes.
+            settings.kafka.properties.0.insert("fetch.wait.max.ms".into(), "10".into());
             settings.kafka.partitions = 4;
             settings.kafka.view_dir = view_dir.into();
             settings
@@ -158,7 +162,7 @@ mod played {
         /// Offset, previous offset, id and data of all that a room has.
         fn history(&self, room: &str) -> Vec<(u64, u64, String, String)> {
             let query = RowQuery { limit: 100_000, ..RowQuery::default() };
-            let rows = self.broker.view().rows(room, query).unwrap();
+            let rows = self.broker.hub().view().rows(room, query).unwrap();
             let data = |p: Publication| {
                 let text = String::from_utf8(p.data().to_vec()).unwrap();
                 (p.offset(), p.prev(), p.id().into_owned(), text)
@@ -177,9 +181,17 @@ mod played {
 
         /// Waits until its health is this.
         fn becomes(&self, health: Health) {
+            self.until(health.name(), |n| n.broker.health() == health);
+        }
+
+        fn until(&self, what: &str, is: impl Fn(&Node) -> bool) {
             let until = std::time::Instant::now() + Duration::from_secs(60);
-            while self.broker.health() != health {
-                assert!(std::time::Instant::now() < until, "{:?} for a minute", self.broker.health());
+            while !is(self) {
+                assert!(
+                    std::time::Instant::now() < until,
+                    "not {what} but {:?} for a minute",
+                    self.broker.health()
+                );
                 std::thread::yield_now();
             }
         }
@@ -187,7 +199,7 @@ mod played {
         fn stop(self) {
             let deadline_ms = self.broker.shared.clock.steady_ms() + 30_000;
             assert_eq!(self.broker.stop(deadline_ms).unwrap(), 0);
-            self.broker.view().close().unwrap();
+            self.broker.hub().view().close().unwrap();
         }
     }
 
@@ -258,7 +270,7 @@ mod played {
         node.stop();
         rig.write(home("lobby"), Some("lobby"), Some(b"\"while it was away\""), &[]);
         let node = rig.node(dir);
-        assert!(!node.broker.view().was_rebuilt());
+        assert!(!node.broker.hub().view().was_rebuilt());
         assert!(node.stored("lobby", "m7", "7").duplicate, "from the view");
         let fresh = rig.node("memory");
         assert!(fresh.stored("lobby", "m7", "7").duplicate, "from the topic");
@@ -281,29 +293,93 @@ mod played {
         let mut settings = rig.settings(dir);
         settings.kafka.partitions = 3;
         let node = rig.node_with(&settings);
-        assert!(node.broker.view().was_rebuilt());
+        assert!(node.broker.hub().view().was_rebuilt());
         assert_ne!(node.broker.epoch("lobby"), first.position.epoch);
         node.stop();
     }
 
     #[test]
-    fn a_topic_that_is_created_again_is_noticed_and_followed_after_a_start() {
+    fn a_topic_that_is_created_again_is_followed_by_a_node_that_runs() {
         let rig = rig();
         let dir = TempDir::new().unwrap();
-        let dir = dir.path().to_str().unwrap();
-        let node = rig.node(dir);
+        let node = rig.node(dir.path().to_str().unwrap());
         let first = node.stored("lobby", "m1", "1");
         *rig.id.lock().unwrap() = [8; 16];
         // A record that was meant for the new one makes the node look at once.
         let headers = [("klatch-v", "1"), ("klatch-topic", "CAgICAgICAgICAgICAgICA")];
         rig.write(home("lobby"), Some("lobby"), Some(b"{\"data\":\"new\"}"), &headers);
-        node.becomes(Health::StorageFailed);
-        assert_eq!(node.history("lobby").len(), 1, "nothing of the new life");
-        assert_eq!(node.publish("lobby", "m2", "1").wait().unwrap_err().code(), Code::StorageFailed);
-        node.stop();
-        let node = rig.node(dir);
-        assert!(node.broker.view().was_rebuilt());
+        node.until("it begins anew", |n| n.metrics.kafka_begun_anew.get() == 1);
+        node.becomes(Health::Up);
+        assert!(node.broker.hub().view().was_rebuilt());
         assert_ne!(node.broker.epoch("lobby"), first.position.epoch);
+        assert!(!node.stored("lobby", "m2", "1").duplicate);
+        node.stop();
+    }
+
+    #[test]
+    fn a_start_does_not_need_the_cluster() {
+        let rig = rig();
+        rig.mock.broker_down(1).unwrap();
+        let mut settings = rig.settings("memory");
+        settings.kafka.start_timeout_ms = 0;
+        let node = rig.node_with(&settings);
+        assert_eq!(node.broker.health(), Health::Down);
+        assert_eq!(node.broker.serves("lobby").unwrap_err().code(), Code::Unavailable);
+        assert_eq!(node.publish("lobby", "m1", "1").wait().unwrap_err().code(), Code::Unavailable);
+        rig.mock.broker_up(1).unwrap();
+        node.becomes(Health::Up);
+        node.broker.serves("lobby").unwrap();
+        assert!(!node.stored("lobby", "m1", "1").duplicate);
+        node.stop();
+    }
+
+    #[test]
+    fn a_start_that_has_yet_to_find_the_cluster_can_be_stopped() {
+        let rig = rig();
+        rig.mock.broker_down(1).unwrap();
+        let mut settings = rig.settings("memory");
+        settings.kafka.start_timeout_ms = 0;
+        let node = rig.node_with(&settings);
+        node.stop();
+    }
+
+    /// What does not mend itself is told where the engine is started.
+    #[test]
+    fn a_start_fails_where_waiting_does_not_help() {
+        let rig = rig();
+        let mut settings = rig.settings("memory");
+        settings.kafka.partitions = 5;
+        let open = |settings: &Settings| {
+            let ids = TopicIds::Told(rig.id.clone());
+            let clock = Arc::new(SystemClock::new());
+            KafkaBroker::open_as(&ids, settings, clock, Arc::default()).map(drop).unwrap_err()
+        };
+        let e = open(&settings);
+        assert!(e.code() == Code::InvalidConfig && e.message().contains("has 4 partitions"), "{e}");
+        let mut settings = rig.settings("memory");
+        settings.kafka.properties.0.insert("no.such".into(), "x".into());
+        let e = open(&settings);
+        assert!(e.code() == Code::InvalidConfig && e.message().contains("no.such"), "{e}");
+    }
+
+    /// Fetches fail while everything else goes on.
+    #[test]
+    fn a_partition_that_is_not_read_refuses_publishes_until_it_is() {
+        use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+        let rig = rig();
+        let node = rig.node("memory");
+        node.stored("lobby", "m1", "1");
+        let errors = vec![RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION; 100_000];
+        rig.mock.request_errors(RDKafkaApiKey::Fetch, &errors);
+        let waits = node.publish("lobby", "m2", "1");
+        node.becomes(Health::Degraded);
+        assert_eq!(node.metrics.kafka_stalls.get(), 1);
+        assert_eq!(node.publish("lobby", "m3", "1").wait().unwrap_err().code(), Code::Unavailable);
+        rig.mock.clear_request_errors(RDKafkaApiKey::Fetch);
+        node.becomes(Health::Up);
+        // It was stored all along.
+        assert!(waits.wait().is_ok_and(|ack| !ack.duplicate));
+        assert!(!node.stored("lobby", "m3", "1").duplicate);
         node.stop();
     }
 

@@ -4,9 +4,8 @@ use super::Shared;
 use super::admin::{TopicIds, leaderless};
 use super::bell::Bell;
 use super::client::Context;
+use super::life::{Life, Mark};
 use crate::broker::Health;
-use crate::codes::Code;
-use crate::error::Error;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -18,6 +17,8 @@ const CALM: Duration = Duration::from_millis(2000);
 const ALERT: Duration = Duration::from_millis(300);
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_millis(1500);
+/// How often it is looked whether every partition is read.
+const ENDS_EVERY_MS: u64 = 5_000;
 /// How often the topic's id is looked at.
 const ID_EVERY_MS: u64 = 5_000;
 /// How often the view is told what the topic no longer has.
@@ -57,108 +58,169 @@ impl Checks {
 
 /// See the module.
 pub struct Watch {
-    /// What it tells.
-    pub shared: Arc<Shared>,
-    /// Whom it asks through.
-    pub client: Arc<BaseConsumer<Context>>,
-    /// The topic.
-    pub topic: String,
-    /// How its id is found out.
-    pub ids: TopicIds,
-    /// Its id.
-    pub topic_id: [u8; 16],
-    /// How often the id was checked.
-    pub checks: Arc<Checks>,
-    /// Rung for a look at once.
-    pub bell: Arc<Bell>,
+    shared: Arc<Shared>,
+    topic: String,
+    ids: TopicIds,
+    /// How far each partition had been passed at the last look, and the end that it had then; of one life.
+    seen: (u64, Vec<(u64, u64)>),
 }
 
 /// What is due when (steady clock).
 #[derive(Debug, Default)]
 struct Due {
+    look_ms: u64,
     id_ms: u64,
+    ends_ms: u64,
     trim_ms: u64,
     /// Questions that were not answered, one after the other.
     missed: u32,
 }
 
 impl Watch {
+    /// One that has yet to run.
+    pub fn new(shared: Arc<Shared>, topic: &str, ids: &TopicIds) -> Watch {
+        Watch { shared, topic: topic.into(), ids: ids.clone(), seen: (0, Vec::new()) }
+    }
+
     /// Looks until the broker stops.
-    pub fn run(self) {
+    pub fn run(mut self) {
         let mut due = Due::default();
         while !self.shared.is_ending() {
-            let look = || self.look(&mut due);
-            if catch_unwind(AssertUnwindSafe(look)).is_err() {
+            let look = || self.round(&mut due);
+            let calm = catch_unwind(AssertUnwindSafe(look)).unwrap_or_else(|_| {
                 tracing::error!("watching the Kafka cluster panicked; it goes on");
-            }
-            let calm = self.shared.link() == Health::Up && due.missed == 0;
-            self.bell.wait(if calm { CALM } else { ALERT });
+                false
+            });
+            self.shared.trouble.wait(if calm { CALM } else { ALERT });
         }
     }
 
-    fn look(&self, due: &mut Due) {
+    /// One round; whether all is well. While the topic is opened there is nothing to watch.
+    fn round(&mut self, due: &mut Due) -> bool {
+        let (life, ready) = (self.shared.life(), self.shared.is_ready());
+        let Some(client) = self.shared.client().filter(|_| ready) else { return true };
         let now = self.shared.clock.steady_ms();
-        let partitions = self.shared.tails.len();
-        let answer = self.client.fetch_metadata(Some(&self.topic), ANSWER);
+        let wanted = life.marks.wanted();
+        let answered = wanted.iter().all(|p| self.ask(&client, &life, *p).is_some());
+        // Whoever wants marks rings too, and may do so often.
+        if wanted.is_empty() || now >= due.look_ms {
+            due.look_ms = now + ALERT.as_millis() as u64;
+            self.look(&client, &life, due);
+        }
+        answered && self.shared.link() == Health::Up && due.missed == 0
+    }
+
+    /// Asks for the marks of a partition.
+    fn ask(&self, client: &BaseConsumer<Context>, life: &Life, partition: u32) -> Option<Mark> {
+        let asked_ms = self.shared.clock.steady_ms();
+        let (first, end) = client.fetch_watermarks(&self.topic, partition as i32, ANSWER).ok()?;
+        let mark = Mark { asked_ms, first: first.max(0) as u64, end: end.max(0) as u64 };
+        life.marks.set(partition, mark);
+        Some(mark)
+    }
+
+    fn look(&mut self, client: &BaseConsumer<Context>, life: &Life, due: &mut Due) {
+        let now = self.shared.clock.steady_ms();
+        let answer = client.fetch_metadata(Some(&self.topic), ANSWER);
         due.missed = if answer.is_ok() { 0 } else { due.missed + 1 };
         let mut link = match answer {
             // One answer may be late.
             Err(_) if due.missed < 2 => self.shared.link(),
             Err(_) => Health::Down,
             Ok(metadata) => match metadata.topics().first() {
-                Some(t) if t.error().is_none() && leaderless(t, partitions) == 0 => Health::Up,
+                Some(t) if t.error().is_none() && leaderless(t, life.tails.len()) == 0 => Health::Up,
                 Some(t) if t.error().is_none() => Health::Degraded,
                 // It is gone. Another one may come; until then nothing is stored.
                 _ => Health::Down,
             },
         };
-        let returns = self.shared.link() != Health::Up;
-        let asked = self.checks.asked.load(Ordering::SeqCst);
+        let returns = self.shared.link() == Health::Down;
+        let asked = self.shared.checks.asked.load(Ordering::SeqCst);
         if link != Health::Down && (asked || returns || now >= due.id_ms) {
             due.id_ms = now + ID_EVERY_MS;
-            if !self.check() && returns {
+            if !self.check(client, life) && returns {
                 link = Health::Down;
             }
         }
-        self.shared.set_link(link);
+        if link != Health::Down && now >= due.ends_ms {
+            due.ends_ms = now + ENDS_EVERY_MS;
+            self.look_for_stalls(client, life);
+        }
+        if link == Health::Up && life.has_stalled() {
+            link = Health::Degraded;
+        }
+        // Another life may have begun meanwhile, or none be there.
+        if self.shared.is_ready() && self.shared.life().number == life.number {
+            self.shared.set_link(link);
+        }
         if link == Health::Up && now >= due.trim_ms {
             due.trim_ms = now + TRIM_EVERY_MS;
-            self.trim();
+            self.trim(life);
         }
     }
 
     /// Whether the topic is known to be the one that it was.
-    fn check(&self) -> bool {
-        self.checks.asked.store(false, Ordering::SeqCst);
-        let number = self.checks.begun.fetch_add(1, Ordering::SeqCst) + 1;
-        match self.ids.of(self.client.client(), &self.topic, ANSWER) {
-            Ok(id) if id == self.topic_id => {
-                self.checks.passed.store(number, Ordering::SeqCst);
+    fn check(&self, client: &BaseConsumer<Context>, life: &Life) -> bool {
+        let checks = &self.shared.checks;
+        checks.asked.store(false, Ordering::SeqCst);
+        let number = checks.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        match self.ids.of(client.client(), &self.topic, ANSWER) {
+            Ok(id) if id == life.topic_id => {
+                checks.passed.store(number, Ordering::SeqCst);
                 self.shared.bell.ring();
                 return true;
             }
             Ok(_) => {
-                let text = "the Kafka topic was deleted and created again; start the engine again, and it follows the new one";
-                self.shared.fail(Error::new(Code::StorageFailed, text));
+                self.shared.replaced.store(life.number, Ordering::Release);
+                self.shared.bell.ring();
             }
             Err(e) => {
                 tracing::debug!(error = %e, "the topic's id is not known");
-                self.checks.asked.store(true, Ordering::SeqCst);
+                checks.asked.store(true, Ordering::SeqCst);
             }
         }
         false
     }
 
-    /// Takes from the view what retention has taken from the topic.
-    fn trim(&self) {
-        for partition in 0..self.shared.tails.len() as u32 {
+    /// A partition that had something to read at the last look, and has been read no further since, is stalled.
+    fn look_for_stalls(&mut self, client: &BaseConsumer<Context>, life: &Life) {
+        let before = match std::mem::take(&mut self.seen) {
+            (number, seen) if number == life.number => seen,
+            _ => Vec::new(),
+        };
+        let mut seen = Vec::with_capacity(life.tails.len());
+        for (partition, tail) in (0..).zip(&life.tails) {
             if self.shared.is_ending() {
                 return;
             }
-            let Ok((low, _)) = self.client.fetch_watermarks(&self.topic, partition as i32, ANSWER) else {
-                return;
+            // Of a partition whose leader does not answer nothing is known.
+            let Some(mark) = self.ask(client, life, partition) else {
+                seen.push((u64::MAX, 0));
+                continue;
             };
-            if let Err(e) = self.shared.view.trim_below(partition, low.max(0) as u64 + 1) {
+            let passed = tail.passed();
+            let stalled =
+                before.get(partition as usize).is_some_and(|(p, end)| *p == passed && *end > passed);
+            if life.set_stalled(partition, stalled) && stalled {
+                self.shared.metrics.kafka_stalls.inc();
+                tracing::error!(
+                    partition,
+                    passed,
+                    end = mark.end,
+                    "a partition is not read; its rooms store nothing until it is"
+                );
+                self.shared.bell.ring();
+            }
+            seen.push((passed, mark.end));
+        }
+        self.seen = (life.number, seen);
+    }
+
+    /// Takes from the view what retention has taken from the topic.
+    fn trim(&self, life: &Life) {
+        for (partition, tail) in (0..).zip(&life.tails) {
+            let Some(mark) = life.marks.get(partition) else { continue };
+            if let Err(e) = tail.view().trim_below(partition, mark.first + 1) {
                 tracing::warn!(error = %e, "the view cannot drop what the topic no longer holds");
             }
         }

@@ -1,10 +1,12 @@
-//! The one thread that sends, reads and runs the tails: nothing of a publish can overtake anything else of it.
+//! The one thread that opens the topic, sends, reads and runs the tails: nothing of a publish can overtake anything else of it.
 
-use super::Shared;
+use super::life::{Life, Mark};
 use super::mapping;
+use super::opening::{self, Opened, Opening};
 use super::partition::partition_of;
 use super::producer::{Failed, Producer, Sending};
 use super::tailer::{Tailer, Trouble};
+use super::{Shared, stopped, unavailable};
 use crate::broker::append::{Append, Outcome};
 use crate::codes::Code;
 use crate::error::{Error, Result};
@@ -22,9 +24,20 @@ const NAP: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Worker {
     shared: Arc<Shared>,
+    opening: Opening,
+    tags: Tags,
+    /// What the stop has done with messages that nobody took.
+    unwritten: u64,
+}
+
+/// Its work on one life of the topic.
+#[derive(Debug)]
+struct Work<'a> {
+    shared: &'a Shared,
+    tags: &'a mut Tags,
+    life: Arc<Life>,
     producer: Producer,
     tailer: Tailer,
-    tags: Tags,
     /// Taken from the queue.
     todo: Vec<Append>,
     /// The same by partition.
@@ -33,7 +46,6 @@ pub struct Worker {
     failed: Vec<Failed>,
     /// When it last looked after what does not ring (steady clock).
     ticked_ms: u64,
-    /// What the stop has done with messages that nobody took.
     unwritten: u64,
 }
 
@@ -53,38 +65,16 @@ impl Tags {
 
 impl Worker {
     /// One that has yet to run.
-    pub fn new(shared: Arc<Shared>, producer: Producer, tailer: Tailer) -> Worker {
-        let sorted = shared.tails.iter().map(|_| Vec::new()).collect();
-        let ticked_ms = shared.clock.steady_ms();
-        Worker {
-            shared,
-            producer,
-            tailer,
-            tags: Tags { process: u64::from_le_bytes(random_bytes()), next: 0 },
-            todo: Vec::new(),
-            sorted,
-            keys: Vec::new(),
-            failed: Vec::new(),
-            ticked_ms,
-            unwritten: 0,
-        }
+    pub fn new(shared: Arc<Shared>, opening: Opening) -> Worker {
+        let tags = Tags { process: u64::from_le_bytes(random_bytes()), next: 0 };
+        Worker { shared, opening, tags, unwritten: 0 }
     }
 
     /// Works until the broker stops. Returns how many publishes were not written.
     pub fn run(mut self) -> Result<u64> {
-        let ran = catch_unwind(AssertUnwindSafe(|| {
-            loop {
-                match self.turn() {
-                    Ok(Turn::Busy) => {}
-                    Ok(Turn::Idle) => drop(self.shared.bell.wait(NAP)),
-                    Ok(Turn::Done) => return Ok(()),
-                    Err(trouble) => return Err(trouble),
-                }
-            }
-        }));
+        let ran = catch_unwind(AssertUnwindSafe(|| self.live()));
         let error = match ran {
-            Ok(Ok(())) => None,
-            Ok(Err(trouble)) => Some(explain(&trouble)),
+            Ok(ended) => ended.err(),
             Err(_) => {
                 tracing::error!(
                     "the Kafka thread panicked; nothing more is stored until the engine is started again"
@@ -99,23 +89,80 @@ impl Worker {
         error.map_or(Ok(self.unwritten), Err)
     }
 
+    /// One life of the topic after the other.
+    fn live(&mut self) -> Result<()> {
+        for number in 1.. {
+            let Some(opened) = self.opening.open(&self.shared, number)? else { return Ok(()) };
+            let Opened { producer, tailer } = opened;
+            self.shared.set_client(Some(tailer.client().clone()));
+            let life = self.shared.life();
+            let mut work = Work {
+                shared: &self.shared,
+                tags: &mut self.tags,
+                producer,
+                tailer,
+                todo: Vec::new(),
+                sorted: life.tails.iter().map(|_| Vec::new()).collect(),
+                keys: Vec::new(),
+                failed: Vec::new(),
+                ticked_ms: 0,
+                unwritten: 0,
+                life,
+            };
+            self.shared.set_ready(true);
+            let ended = work.serve();
+            self.unwritten += work.unwritten;
+            let why = match ended {
+                Ok(()) => return Ok(()),
+                Err(Trouble::View(e)) => {
+                    let text = format!("the view failed ({e}); it is rebuilt at the next start");
+                    return Err(Error::new(Code::StorageFailed, text));
+                }
+                Err(Trouble::OtherPast(why)) => why,
+                Err(Trouble::Client(e)) => format!("the Kafka client failed: {e}"),
+            };
+            tracing::warn!(why, "the Kafka topic is not what it was; beginning anew with what is there");
+            work.leave();
+            drop(work);
+            self.shared.metrics.kafka_begun_anew.inc();
+            opening::release(&self.shared, &self.opening.settings);
+        }
+        Ok(())
+    }
+
     /// Answers everything that is left, and lets the clients go.
     fn end(&mut self) {
-        let error = Error::new(Code::Stopping, "the engine stopped before the message was sent");
-        let error = self.shared.failed().unwrap_or(error);
+        self.shared.set_client(None);
+        let error = self.shared.failed().unwrap_or_else(stopped);
         let queued = self.shared.lock().queue.clear();
         self.unwritten += queued.len() as u64;
-        for append in
-            self.todo.drain(..).chain(self.sorted.iter_mut().flat_map(|s| s.drain(..))).chain(queued)
-        {
-            let tail = self.shared.tail_of(&append.room);
-            tail.refuse(std::iter::once(append), &error);
-        }
+        self.shared.refuse(queued.into_iter(), &error);
         let text = "the engine stopped before the log answered; retry with the same message id";
-        for tail in &self.shared.tails {
-            tail.fail(&Outcome::Unknown(Error::new(Code::Unknown, text)));
-            tail.wake();
+        self.shared.life().fail(&Outcome::Unknown(Error::new(Code::Unknown, text)));
+    }
+}
+
+impl Work<'_> {
+    /// Works until the broker stops, or this life of the topic is over.
+    fn serve(&mut self) -> std::result::Result<(), Trouble> {
+        loop {
+            match self.turn()? {
+                Turn::Busy => {}
+                Turn::Idle => drop(self.shared.bell.wait(NAP)),
+                Turn::Done => return Ok(()),
+            }
         }
+    }
+
+    /// Another life begins: of what is under way nobody will know.
+    fn leave(&mut self) {
+        self.shared.set_ready(false);
+        self.shared.set_client(None);
+        let queued = self.shared.lock().queue.clear();
+        self.shared.refuse(queued.into_iter(), &unavailable());
+        let text = "the Kafka topic is not what it was; retry with the same message id";
+        self.life.fail(&Outcome::Unknown(Error::new(Code::Unknown, text)));
+        self.producer.purge();
     }
 
     fn turn(&mut self) -> std::result::Result<Turn, Trouble> {
@@ -128,15 +175,16 @@ impl Worker {
         if ticks {
             self.ticked_ms = now_ms;
             self.tailer.tick();
+            self.look_after_lost()?;
         }
         let more = self.tailer.turn(now_ms)?;
-        self.shared.tails.iter().for_each(|t| t.wake());
+        self.life.tails.iter().for_each(|t| t.wake());
         self.shared.metrics.kafka_unacknowledged_bytes.set(self.producer.bytes() as u64);
         if self.shared.failed().is_some() {
             return Ok(Turn::Done);
         }
         if let Some(deadline_ms) = stopping {
-            let idle = self.producer.len() == 0 && self.shared.tails.iter().all(|t| t.is_idle());
+            let idle = self.producer.len() == 0 && self.life.tails.iter().all(|t| t.is_idle());
             if idle && !sent && !more && self.shared.lock().queue.is_empty() {
                 return Ok(Turn::Done);
             }
@@ -146,6 +194,57 @@ impl Worker {
             }
         }
         Ok(if sent || more { Turn::Busy } else { Turn::Idle })
+    }
+
+    /// Goes on with partitions that no longer have what comes next, and with a client that does not read.
+    fn look_after_lost(&mut self) -> std::result::Result<(), Trouble> {
+        if self.shared.is_replaced(&self.life) {
+            return Err(Trouble::OtherPast("the topic was deleted and created again".into()));
+        }
+        if (0..self.life.tails.len() as u32).any(|p| self.life.is_stalled(p) && self.tailer.may_restart(p)) {
+            tracing::warn!(
+                "a partition is not read although there is something to read; the client is made anew"
+            );
+            self.tailer.restart()?;
+            self.shared.set_client(Some(self.tailer.client().clone()));
+        }
+        for (partition, lost) in self.tailer.lost() {
+            // The topic may be another one: that comes first.
+            if self.shared.checks.passed() <= lost.checked {
+                self.shared.checks.ask();
+                continue;
+            }
+            match self.life.marks.get(partition).filter(|mark| mark.asked_ms > lost.since_ms) {
+                None => self.life.marks.want(partition),
+                Some(mark) => self.go_on(partition, lost.next, mark)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a partition on from what it has; `next` is the offset that should come.
+    fn go_on(&mut self, partition: u32, next: u64, mark: Mark) -> std::result::Result<(), Trouble> {
+        if mark.end < next {
+            let text = format!("partition {partition} ends at {}, and had been read up to {next}", mark.end);
+            return Err(Trouble::OtherPast(text));
+        }
+        if mark.first > next {
+            tracing::error!(
+                partition,
+                from = next,
+                to = mark.first,
+                "records were deleted before this node had read them; the members of the partition's rooms are told"
+            );
+            self.shared.metrics.kafka_gaps.inc();
+            let life = &self.life;
+            if let Some(tail) = life.tails.get(partition as usize) {
+                tail.view().begin_after(partition, mark.first);
+                tail.view().trim_below(partition, mark.first + 1)?;
+                self.shared.hub.skip(mark.first, |room| life.partition(room) == partition);
+                tail.skip(mark.first);
+            }
+        }
+        self.tailer.go_on(partition, next.max(mark.first))
     }
 
     /// The stop's time is over: what was never sent is certainly not stored.
@@ -172,7 +271,7 @@ impl Worker {
             }
             q.queue.take(count, bytes, &mut self.todo, now_ms);
         }
-        let partitions = self.shared.tails.len() as u32;
+        let partitions = self.life.tails.len() as u32;
         for append in self.todo.drain(..) {
             let partition = partition_of(append.room.as_bytes(), partitions);
             if let Some(sorted) = self.sorted.get_mut(partition as usize) {
@@ -182,7 +281,7 @@ impl Worker {
         let wall_ms = self.shared.clock.wall_ms();
         for partition in 0..partitions {
             let i = partition as usize;
-            let (Some(sorted), Some(tail)) = (self.sorted.get_mut(i), self.shared.tails.get(i)) else {
+            let (Some(sorted), Some(tail)) = (self.sorted.get_mut(i), self.life.tails.get(i)) else {
                 continue;
             };
             if sorted.is_empty() {
@@ -221,7 +320,7 @@ impl Worker {
 
     fn answer(&mut self, now_ms: u64) {
         for Failed { message, perhaps, error } in self.failed.drain(..) {
-            if let Some(tail) = self.shared.tails.get(message.partition as usize) {
+            if let Some(tail) = self.life.tails.get(message.partition as usize) {
                 tail.give_up(message.key, perhaps, message.has_id, &error, now_ms);
             }
         }
@@ -233,18 +332,4 @@ enum Turn {
     Busy,
     Idle,
     Done,
-}
-
-/// Why nothing more is stored.
-fn explain(trouble: &Trouble) -> Error {
-    let text = match trouble {
-        Trouble::View(e) => format!("the view failed ({e}); it is rebuilt at the next start"),
-        Trouble::Lost(why) | Trouble::OtherPast(why) => {
-            format!(
-                "the Kafka topic is not what it was ({why}); start the engine again, and it follows what is there"
-            )
-        }
-        Trouble::Client(e) => format!("the Kafka client failed: {e}"),
-    };
-    Error::new(Code::StorageFailed, text)
 }

@@ -195,12 +195,12 @@ fn a_view_built_again_does_not_recover_positions_before_the_log() {
     rig.publish_past_retention();
     let start = |rig: &Rig, room: &str, offset: u64| {
         let opened = rig.opened.as_ref().unwrap();
-        let (view, hub) = (opened.tail.view().clone(), opened.tail.hub().clone());
+        let hub = opened.tail.hub().clone();
         let clock = Arc::new(ManualClock::new(1));
         let broker = Arc::new(MemoryBroker::new(&rig.settings, clock, Arc::default()).unwrap());
-        let history = History::new(broker, view, hub, &rig.settings.limits, Arc::default());
+        let history = History::new(broker, hub, &rig.settings.limits, Arc::default());
         let cursor = history.last(room).unwrap();
-        history.start(room, &Start::Since { epoch: None, offset, history: 0 }, cursor).unwrap()
+        history.start(room, &Start::Since { epoch: None, offset, history: 0 }, cursor, 0).unwrap().unwrap()
     };
     assert!(!start(&rig, "lobby", seen.position.offset).recovered, "b was dropped");
     rig.opened = None;

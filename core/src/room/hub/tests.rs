@@ -6,12 +6,16 @@ use proptest::prelude::*;
 
 /// A shard that keeps what it is handed.
 #[derive(Debug, Default)]
-struct Kept(Mutex<Vec<KeptBatch>>);
+struct Kept(Mutex<Vec<KeptBatch>>, Mutex<Vec<Option<Vec<RoomKey>>>>);
 
 /// The room, `last`, `count`, and the offsets in the frames.
 type KeptBatch = (RoomKey, u64, u32, Vec<u64>);
 
 impl ShardPort for Kept {
+    fn reconnect(&self, rooms: Option<Vec<RoomKey>>) {
+        self.1.lock().unwrap().push(rooms);
+    }
+
     fn deliver(&self, batches: &mut Vec<RoomBatch>, _: &mut Vec<Reply>) {
         let mut kept = self.0.lock().unwrap();
         for b in batches.drain(..) {
@@ -216,4 +220,66 @@ fn a_subscription_that_was_given_up_does_not_keep_its_room() {
     }
     assert_eq!(rig.hub.metrics.rooms.get(), 0);
     assert_eq!(rig.hub.lock().index.len(), 1, "rooms without an audience are forgotten");
+}
+
+fn key(slot: u32) -> RoomKey {
+    RoomKey { slot, generation: 0 }
+}
+
+fn subscriber() -> Arc<Subscriber> {
+    Arc::new(Subscriber::new(10, 1 << 20, Arc::default()))
+}
+
+fn ended(subscriber: &Subscriber) -> Option<Ended> {
+    subscriber.take(1, std::time::Duration::ZERO).err()
+}
+
+/// Records that nobody here has seen are gone: whoever is in one of the rooms that may have had some is told, and the next publication
+/// does not claim to follow what they saw last.
+#[test]
+fn rooms_that_may_have_lost_something_are_left_and_the_others_are_not() {
+    let rig = rig(2, 100);
+    let rooms: Vec<Arc<str>> = ["a", "b", "c"].map(Arc::from).to_vec();
+    rig.publish(&["a".into(), "b".into(), "c".into()]);
+    rig.hub.route(&rooms[0], 0, key(1)).unwrap();
+    rig.hub.route(&rooms[0], 1, key(2)).unwrap();
+    rig.hub.route(&rooms[1], 1, key(3)).unwrap();
+    let (one, other) = (subscriber(), subscriber());
+    rig.hub.subscribe(&rooms[0], one.clone()).unwrap();
+    rig.hub.subscribe(&rooms[1], other.clone()).unwrap();
+    rig.view.begin_after(0, 50);
+    rig.hub.skip(50, |room| room != "b");
+    assert_eq!(*rig.ports[0].1.lock().unwrap(), [Some(vec![key(1)])]);
+    assert_eq!(*rig.ports[1].1.lock().unwrap(), [Some(vec![key(2)])]);
+    assert_eq!((ended(&one), ended(&other)), (Some(Ended::Dropped), None));
+    assert_eq!(["a", "b", "c"].map(|room| rig.hub.last(room).unwrap()), [50, 2, 50]);
+    *rig.next.lock().unwrap() = 50;
+    let batch = rig.first_half(&["a".into(), "b".into()]);
+    assert_eq!((batch[0].prev, batch[1].prev), (50, 2));
+    rig.second_half(&batch);
+    // Neither can the view be asked for what lies before.
+    let floor = |room: &str| {
+        rig.view.rows(room, crate::view::RowQuery { limit: 1, ..Default::default() }).unwrap().floor
+    };
+    rig.view.trim_below(0, 51).unwrap();
+    assert_eq!((floor("a"), floor("c")), (50, 50));
+}
+
+#[test]
+fn another_log_begins_with_nobody() {
+    let rig = rig(1, 100);
+    let room: Arc<str> = "a".into();
+    rig.publish(&["a".into()]);
+    rig.hub.route(&room, 0, key(1)).unwrap();
+    let one = subscriber();
+    rig.hub.subscribe(&room, one.clone()).unwrap();
+    let view = Arc::new(View::memory(Identity { log: [2; 16], partitions: 1 }, &Settings::default().view));
+    rig.hub.begin_anew(view.clone());
+    assert_eq!(*rig.ports[0].1.lock().unwrap(), [None]);
+    assert_eq!(ended(&one), Some(Ended::Reset));
+    assert_eq!(rig.hub.last("a").unwrap(), 0);
+    assert!(Arc::ptr_eq(&rig.hub.view(), &view));
+    // The shard gives up the room that it knew, which changes nothing.
+    rig.hub.unroute("a", 0, key(1));
+    assert_eq!(rig.hub.route(&room, 0, key(2)).unwrap(), 0);
 }

@@ -1,6 +1,7 @@
 //! Members: joining, catching up, leaving.
 
 use super::{Shard, connection_name};
+use crate::broker::Reach;
 use crate::broker::history::{StreamPage, StreamStart};
 use crate::codes::{Code, Disconnect};
 use crate::command::{JoinOptions, Ref, Start};
@@ -22,6 +23,9 @@ use bytes::Bytes;
 use std::mem::take;
 use std::sync::Arc;
 
+/// How often joins are looked after whose position this node has yet to read.
+pub(super) const BEHIND_MS: u64 = 10;
+
 /// How a membership ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Leaving {
@@ -36,6 +40,9 @@ pub(super) enum Leaving {
 impl<N: Net> Shard<N> {
     /// Makes a connection a member; the session has the membership already.
     pub(super) fn join(&mut self, i: u32, room: &Arc<str>, options: JoinOptions, reference: Ref) {
+        if let Err(error) = self.shared.history.serves(room) {
+            return self.join_failed(i, room, error, reference);
+        }
         let slot = match self.rooms.find(room) {
             Some(slot) => slot,
             None => {
@@ -71,7 +78,8 @@ impl<N: Net> Shard<N> {
                     c.session.wait();
                 }
                 let to = ReadFor { key: self.key(i), room: RoomKey { slot, generation }, stream: number };
-                self.read_history(i, What::Start { start: options.start, cursor }, room.clone(), to);
+                let what = What::Start { start: options.start, cursor, since_ms: self.now_ms };
+                self.read_history(i, what, room.clone(), to);
             }
         }
     }
@@ -309,6 +317,7 @@ impl<N: Net> Shard<N> {
                 self.started(i, to.room.slot, start);
                 self.resume(i);
             }
+            Read::Behind(start, since_ms) if current => self.behind.push((to, start, since_ms)),
             Read::Page(page) if current => self.paged(i, to.room.slot, page),
             _ => {}
         }
@@ -317,6 +326,33 @@ impl<N: Net> Shard<N> {
         if let Some(c) = self.conn(i) {
             c.tidy();
         }
+    }
+
+    /// Looks after the joins whose position this node has yet to read: their streams are begun once it has, or they are refused.
+    pub(super) fn look_behind(&mut self) {
+        let now = self.now_ms;
+        if now < self.behind_ms {
+            return;
+        }
+        self.behind_ms = now + BEHIND_MS;
+        for (to, start, since_ms) in take(&mut self.behind) {
+            let Some(i) = self.alive(to.key) else { continue };
+            let Some(r) = self.rooms.by_key(to.room) else { continue };
+            if !r.late.iter().any(|l| l.conn == i && l.number == to.stream) {
+                continue;
+            }
+            let (room, cursor) = (r.name.clone(), r.cursor);
+            let Start::Since { offset, .. } = start else { continue };
+            if offset <= cursor || self.shared.broker.reach(&room, offset, since_ms) != Reach::Behind {
+                self.read_history(i, What::Start { start, cursor, since_ms }, room, to);
+            } else if now >= since_ms + self.shared.policy.limits.resume_wait_ms {
+                self.started(i, to.room.slot, Err(self.shared.history.behind()));
+                self.resume(i);
+            } else {
+                self.behind.push((to, start, since_ms));
+            }
+        }
+        self.flush_out();
     }
 
     fn history_page(&mut self, i: u32, page: Result<crate::broker::history::HistoryPage>) {

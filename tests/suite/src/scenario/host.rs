@@ -125,6 +125,7 @@ impl World {
                     Err(Ended::Stopped) => "stopped",
                     Err(Ended::Closed) => "closed",
                     Err(Ended::Dropped) => "dropped",
+                    Err(Ended::Reset) => "reset",
                     Err(Ended::Unreadable) => "unreadable",
                     other => return Err(format!("got {other:?}")),
                 };

@@ -1,0 +1,266 @@
+//! How a node comes to work on its topic: it finds it, opens the view and reads up to the end.
+
+use super::address::Address;
+use super::admin::{self, Patience, Topic, TopicIds};
+use super::bell::Bell;
+use super::client::{self, Context, Role};
+use super::life::Life;
+use super::partition::partition_of;
+use super::producer::Producer;
+use super::tailer::{Plan, Start, Tailer, Trouble};
+use super::{Shared, WATCH_ENDS};
+use crate::broker::tail::{Tail, view_error};
+use crate::codes::Code;
+use crate::config::{Settings, TopicMode};
+use crate::error::{Error, Result};
+use crate::view::{Identity, View, ViewAt, ViewError};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use rdkafka::consumer::Consumer;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often an opening that takes long tells how far it is.
+const PROGRESS_MS: u64 = 5_000;
+/// How often it is told why it has not come to an end.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+/// How long until it is tried again.
+const AGAIN: Duration = Duration::from_millis(300);
+/// How long a view that is given up may be in use by readers.
+const RELEASE: Duration = Duration::from_secs(30);
+
+/// What an opening goes by; it may be done again and again.
+#[derive(Debug)]
+pub struct Opening {
+    /// How the topic's id is found out.
+    pub ids: TopicIds,
+    /// The settings.
+    pub settings: Settings,
+    /// The address.
+    pub address: Address,
+    /// The view's place.
+    pub at: ViewAt,
+}
+
+/// What it makes.
+#[derive(Debug)]
+pub struct Opened {
+    /// Sends.
+    pub producer: Producer,
+    /// Reads.
+    pub tailer: Tailer,
+}
+
+/// The view's place by the settings.
+pub fn view_at(settings: &Settings) -> Result<ViewAt> {
+    Ok(match settings.kafka.view_dir.as_str() {
+        "memory" => ViewAt::Memory,
+        dir => ViewAt::Dir(
+            std::path::absolute(Path::new(dir))
+                .map_err(|e| Error::new(Code::DataDirUnusable, format!("where is {dir}? {e}")))?,
+        ),
+    })
+}
+
+impl Opening {
+    /// Opens, and tries again as long as the cluster is away. None: the broker is to stop. What does not mend itself is an error for the
+    /// first life; a node that has served waits until somebody has mended it.
+    pub fn open(&self, shared: &Shared, number: u64) -> Result<Option<Opened>> {
+        let mut tell = Instant::now();
+        loop {
+            let error = match self.attempt(shared, number) {
+                _ if shared.is_stopping() => return Ok(None),
+                Ok(opened) => return Ok(Some(opened)),
+                Err(e) if number == 1 && e.code() != Code::Unavailable => return Err(e),
+                Err(e) => e,
+            };
+            if shared.life().number != 0 {
+                release(shared, &self.settings);
+            }
+            if Instant::now() >= tell {
+                tell = Instant::now() + TELL_EVERY;
+                tracing::warn!(%error, "the Kafka topic cannot be served yet; it is tried again");
+            }
+            shared.bell.wait(AGAIN);
+        }
+    }
+
+    fn attempt(&self, shared: &Shared, number: u64) -> Result<Opened> {
+        // A topic that this node has seen is not its to create again.
+        let mode = match self.settings.kafka.topic_mode {
+            TopicMode::Create if number > 1 => TopicMode::Verify,
+            mode => mode,
+        };
+        let patience = Patience::new(shared.stopping.clone());
+        let context = Context::new(shared.trouble.clone());
+        let topic = admin::prepare(&self.ids, &self.address, &self.settings.kafka, mode, context, patience)?;
+        let trouble = match self.follow(shared, number, &topic)? {
+            Ok(opened) => return Ok(opened),
+            Err(trouble) => trouble,
+        };
+        Err(match trouble {
+            Trouble::OtherPast(why) => {
+                tracing::warn!(why, "the view does not fit the topic; rebuilding it");
+                // One that is open cannot be removed.
+                release(shared, &self.settings);
+                self.at.destroy().map_err(|e| unusable_view(&e))?;
+                Error::new(Code::Unavailable, format!("the view is being rebuilt: {why}"))
+            }
+            Trouble::View(e) => view_error(&e),
+            Trouble::Client(e) => client::start_error("the Kafka consumer cannot be made", &e),
+        })
+    }
+
+    /// Reads a topic up to its end, and begins a life of it.
+    fn follow(&self, shared: &Shared, number: u64, topic: &Topic) -> Result<Result<Opened, Trouble>> {
+        let view = self.at.open(self.identity(topic), &self.settings.view).map_err(|e| unusable_view(&e))?;
+        view.locate_rooms(partition_of);
+        let starts = match starts(&view, &topic.marks) {
+            Ok(starts) => starts,
+            Err(why) => return Ok(Err(Trouble::OtherPast(why))),
+        };
+        let mut tailer = match self.tailer(shared, number, topic, Arc::new(view), &starts)? {
+            Ok(tailer) => tailer,
+            Err(trouble) => return Ok(Err(trouble)),
+        };
+        if let Err(trouble) = self.catch_up(shared, &mut tailer) {
+            return Ok(Err(trouble));
+        }
+        if shared.is_stopping() {
+            return Err(Error::new(Code::Stopping, "the engine is stopping"));
+        }
+        // Another topic may have come while this one was read.
+        match self.ids.of(tailer.client().client(), &self.address.topic, WATCH_ENDS) {
+            Ok(id) if id == topic.id => {}
+            Ok(_) => {
+                return Ok(Err(Trouble::OtherPast("the topic was created again while it was read".into())));
+            }
+            Err(e) => {
+                let text = format!("the Kafka topic cannot be looked at: {e}");
+                return Err(Error::new(Code::Unavailable, text));
+            }
+        }
+        let config = client::config(Role::Producer, &self.address.servers, &self.settings.kafka)?;
+        let trouble = shared.trouble.clone();
+        let context = move || Context::new(trouble.clone());
+        let limit = self.settings.kafka.queue_bytes as usize;
+        let producer = Producer::new(config, context, &self.address.topic, &id_text(topic), limit)
+            .map_err(|e| client::start_error("the Kafka producer cannot be made", &e))?;
+        Ok(Ok(Opened { producer, tailer }))
+    }
+
+    /// Which log this is: another topic, and another number of partitions, is another one.
+    fn identity(&self, topic: &Topic) -> Identity {
+        let partitions = self.settings.kafka.partitions;
+        let mut log = topic.id;
+        log.iter_mut().zip(partitions.to_le_bytes()).for_each(|(byte, n)| *byte ^= n);
+        Identity { log, partitions }
+    }
+
+    /// Begins to read.
+    fn tailer(
+        &self,
+        shared: &Shared,
+        number: u64,
+        topic: &Topic,
+        view: Arc<View>,
+        starts: &[Start],
+    ) -> Result<Result<Tailer, Trouble>> {
+        for (partition, (low, _)) in (0..).zip(&topic.marks) {
+            if view.checkpoint(partition).is_none() && *low > 0 {
+                view.begin_after(partition, *low);
+            }
+            view.trim_below(partition, low + 1).map_err(|e| view_error(&e))?;
+        }
+        shared.hub.begin_anew(view.clone());
+        let log = self.identity(topic).log;
+        let tail = |(partition, start): (u32, &Start)| {
+            let since = if start.read_before { u64::MAX } else { 0 };
+            let (hub, metrics) = (shared.hub.clone(), shared.metrics.clone());
+            Arc::new(Tail::new(partition, log, since, view.clone(), hub, &self.settings, metrics))
+        };
+        let tails: Vec<Arc<Tail>> = (0..).zip(starts).map(tail).collect();
+        shared.set_life(Life::new(number, topic.id, tails.clone(), shared.trouble.clone()));
+        let trouble = shared.trouble.clone();
+        let tailer = Tailer::start(Plan {
+            config: client::config(Role::Tail, &self.address.servers, &self.settings.kafka)?,
+            context: Box::new(move || Context::new(trouble.clone())),
+            topic: self.address.topic.clone(),
+            topic_id: id_text(topic),
+            starts,
+            tails: &tails,
+            bell: shared.bell.clone(),
+            checks: shared.checks.clone(),
+            metrics: shared.metrics.clone(),
+        });
+        Ok(tailer)
+    }
+
+    fn catch_up(&self, shared: &Shared, tailer: &mut Tailer) -> Result<(), Trouble> {
+        let mut tell_ms = shared.clock.steady_ms() + PROGRESS_MS;
+        while tailer.behind() > 0 && !shared.is_stopping() {
+            let now_ms = shared.clock.steady_ms();
+            tailer.tick();
+            if !tailer.turn(now_ms)? {
+                shared.bell.wait(Duration::from_millis(50));
+            }
+            if let Some(partition) = tailer.first_lost() {
+                let text = format!("partition {partition} no longer has what comes next");
+                return Err(Trouble::OtherPast(text));
+            }
+            if now_ms >= tell_ms {
+                tell_ms = now_ms + PROGRESS_MS;
+                tracing::info!(partitions = tailer.behind(), "reading the topic up to its end");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The topic's id as records have it.
+fn id_text(topic: &Topic) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(topic.id)
+}
+
+/// Where to read each partition from, given its first and next offsets; or why the view cannot go on.
+pub fn starts(view: &View, marks: &[(u64, u64)]) -> Result<Vec<Start>, String> {
+    let start = |(partition, &(low, end)): (u32, &(u64, u64))| match view.checkpoint(partition) {
+        None => Ok(Start { from: low, again: None, end, read_before: false }),
+        Some(c) if c.sequence > end => Err(format!("partition {partition} ends at {end}, before the view")),
+        Some(c) if c.sequence > low => {
+            Ok(Start { from: c.sequence - 1, again: Some(c), end, read_before: true })
+        }
+        // What the view saw last is gone, and what comes next is there.
+        Some(c) if c.sequence == low => Ok(Start { from: low, again: None, end, read_before: true }),
+        Some(c) => Err(format!("partition {partition} has lost what is between {} and {low}", c.sequence)),
+    };
+    (0..).zip(marks).map(start).collect()
+}
+
+/// Puts nothing in the place of the view and of all that feeds it, and waits until nobody reads it any more: only then can it be opened
+/// again.
+pub fn release(shared: &Shared, settings: &Settings) {
+    let old = shared.hub.view();
+    let identity = Identity { log: [0; 16], partitions: settings.kafka.partitions };
+    let none = Arc::new(View::memory(identity, &settings.view));
+    shared.hub.begin_anew(none.clone());
+    let tail = |partition| {
+        let (hub, metrics) = (shared.hub.clone(), shared.metrics.clone());
+        Arc::new(Tail::new(partition, [0; 16], 0, none.clone(), hub, settings, metrics))
+    };
+    let tails = (0..settings.kafka.partitions).map(tail).collect();
+    shared.set_life(Life::new(0, [0; 16], tails, Arc::new(Bell::default())));
+    if let Err(e) = old.close() {
+        tracing::warn!(error = %e, "the view was not closed well; what it lacks is read again from the topic");
+    }
+    let until = Instant::now() + RELEASE;
+    while Arc::strong_count(&old) > 1 && Instant::now() < until {
+        // Readers hold it for a page.
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn unusable_view(e: &ViewError) -> Error {
+    Error::new(Code::DataDirUnusable, format!("the view cannot be opened: {e}"))
+}
