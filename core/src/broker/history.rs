@@ -234,6 +234,21 @@ impl History {
         Ok(if shown { Reach::Read } else { self.broker.reach(room, offset, since_ms) })
     }
 
+    /// Waits until this node has read up to a position. False: the log does not reach so far.
+    fn read_up_to(&self, room: &str, offset: u64, clock: &dyn Clock) -> Result<bool> {
+        let since_ms = clock.steady_ms();
+        loop {
+            match self.ahead(room, offset, since_ms)? {
+                Reach::Read => return Ok(true),
+                Reach::Beyond => return Ok(false),
+                Reach::Behind if clock.steady_ms() >= since_ms + self.limits.resume_wait_ms => {
+                    return Err(self.behind());
+                }
+                Reach::Behind => std::thread::sleep(AGAIN),
+            }
+        }
+    }
+
     /// The refusal of a join or subscription that has waited for `resume_wait_ms`.
     pub fn behind(&self) -> Error {
         let text = "this node has not yet read up to this position; try again, or at another node";
@@ -284,16 +299,8 @@ impl History {
             Start::History(n) => n,
             Start::Since { epoch, offset, history } => {
                 let same = epoch.is_none_or(|e| e == self.epoch(room));
-                let since_ms = clock.steady_ms();
-                while same && offset > cursor {
-                    match self.ahead(room, offset, since_ms)? {
-                        Reach::Read => return Ok((offset, true)),
-                        Reach::Beyond => break,
-                        Reach::Behind if clock.steady_ms() >= since_ms + self.limits.resume_wait_ms => {
-                            return Err(self.behind());
-                        }
-                        Reach::Behind => std::thread::sleep(AGAIN),
-                    }
+                if same && offset > cursor && self.read_up_to(room, offset, clock)? {
+                    return Ok((offset, true));
                 }
                 if same && offset <= cursor {
                     let query = RowQuery { limit: 1, ..self.rows_after(offset, cursor) };

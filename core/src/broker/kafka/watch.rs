@@ -142,7 +142,10 @@ impl Watch {
                 link = Health::Down;
             }
         }
-        if link != Health::Down && now >= due.ends_ms {
+        if link != Health::Up {
+            // What is read again after an outage needs a moment.
+            self.seen = (0, Vec::new());
+        } else if due.missed == 0 && now >= due.ends_ms {
             due.ends_ms = now + ENDS_EVERY_MS;
             self.look_for_stalls(client, life);
         }
@@ -190,13 +193,9 @@ impl Watch {
         };
         let mut seen = Vec::with_capacity(life.tails.len());
         for (partition, tail) in (0..).zip(&life.tails) {
-            if self.shared.is_ending() {
+            // Where a leader does not answer nothing is known, and others are not waited for: the cluster may be going.
+            let Some(mark) = self.ask(client, life, partition).filter(|_| !self.shared.is_ending()) else {
                 return;
-            }
-            // Of a partition whose leader does not answer nothing is known.
-            let Some(mark) = self.ask(client, life, partition) else {
-                seen.push((u64::MAX, 0));
-                continue;
             };
             let passed = tail.passed();
             let stalled =

@@ -74,7 +74,7 @@ fn one_of_three_kafkas_is_killed_over_and_over_and_nothing_is_lost_or_said_twice
 }
 
 /// Asks until a node says this of itself.
-fn becomes(url: &str, status: u16, text: &str) {
+pub(crate) fn becomes(url: &str, status: u16, text: &str) {
     let until = Instant::now() + PATIENCE;
     loop {
         let (now, body) = get(url, "/readyz");

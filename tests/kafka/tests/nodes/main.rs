@@ -3,6 +3,7 @@
 // Helpers of tests are not tests to clippy, so what it allows in those is said here.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod anew;
 mod broken;
 mod foreign;
 mod load;
@@ -16,7 +17,9 @@ use klatch_kafka_tests::{Cluster, Expected, Oracle, PATIENCE};
 use klatch_suite::Launch;
 use klatch_suite::history::get;
 use klatch_suite::members::{END, Rooms, pages, same};
+use klatch_suite::server::stop;
 use std::path::Path;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 const TOPIC: &str = "chats";
@@ -24,9 +27,8 @@ const PARTITIONS: u32 = 16;
 /// The default window for duplicates.
 const WINDOW_MS: u64 = 60 * 60 * 1000;
 
-/// How many clients may be reset in a run. None should be, but a node that is behind the position of a client which comes from another
-/// node does not wait yet: docs/kafka.md. Then it is `Some(0)`, and the tests in `resume.rs` are no longer ignored.
-const RESETS: Option<u64> = None;
+/// How many clients may be reset in a run: none, wherever they come from.
+const RESETS: Option<u64> = Some(0);
 
 /// A cluster and what works on its topic.
 struct World {
@@ -98,6 +100,15 @@ fn checked(clients: &[ClientLog], expected: &Expected, expect: Expect) {
     let verdict = checker::check(clients, &expected.log, &checker::Options { complete: true, expect });
     println!("{verdict}");
     assert!(verdict.ok(), "{verdict}");
+}
+
+/// Waits until this is so.
+fn until(is: impl Fn() -> bool) {
+    let by = Instant::now() + PATIENCE;
+    while !is() {
+        assert!(Instant::now() < by, "not within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// A counter of a node's metrics.
