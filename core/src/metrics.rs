@@ -111,6 +111,10 @@ metrics! {
     kafka_junk: "counter";
     /// Records in another partition than their room's, which were not delivered.
     kafka_misplaced: "counter";
+    /// Records whose time is their writer's, not the log's: the topic's message.timestamp.type has been changed.
+    kafka_create_time: "counter";
+    /// 1 if an acknowledged message may be on one Kafka server only: min.insync.replicas of the topic is 1.
+    kafka_single_copy: "gauge";
     /// Times that records of a partition were deleted before this node had read them.
     kafka_gaps: "counter";
     /// Times that this node began anew because the topic was another one, or not what it had been.

@@ -89,6 +89,7 @@ impl History {
     /// A page for a client or the host. May read the disk.
     pub fn query(&self, room: &str, query: &HistoryQuery) -> Result<HistoryPage> {
         self.broker.serves(room)?;
+        let epoch = self.broker.epoch(room);
         let last = self.last(room)?;
         if query.at_least > last {
             return Err(Error::new(Code::Unavailable, "this node has not reached the position asked for"));
@@ -107,7 +108,10 @@ impl History {
         if query.backward {
             publications.reverse();
         }
-        Ok(HistoryPage { publications, more, last, epoch: self.broker.epoch(room) })
+        if self.broker.epoch(room) != epoch {
+            return Err(Error::new(Code::Unavailable, "another log came while this was read; ask again"));
+        }
+        Ok(HistoryPage { publications, more, last, epoch })
     }
 
     fn asked(&self, count: u32) {

@@ -540,6 +540,13 @@ impl Tail {
     }
 }
 
+impl Drop for Tail {
+    fn drop(&mut self) {
+        let shown = self.state.get_mut().unwrap_or_else(PoisonError::into_inner).ids_shown;
+        self.metrics.ids.sub(shown);
+    }
+}
+
 impl State {
     /// Notes that nothing waits, where nothing does.
     fn rest(&mut self) {

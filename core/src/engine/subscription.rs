@@ -70,6 +70,7 @@ impl Subscription {
     /// While it catches up it reads the disk on this thread.
     pub fn next_batch(&mut self, max: usize, timeout: Duration) -> Result<Vec<Publication>, Ended> {
         if self.at < self.cursor {
+            self.subscriber.is_of_this_log()?;
             let shared = self.shared.upgrade().ok_or(Ended::Stopped)?;
             let page = shared.history.publications(&self.room, self.at, self.cursor, max);
             return self.turned(page);
@@ -82,6 +83,7 @@ impl Subscription {
     /// future that is dropped loses nothing.
     pub async fn next(&mut self, max: usize) -> Result<Vec<Publication>, Ended> {
         if self.at < self.cursor {
+            self.subscriber.is_of_this_log()?;
             let (room, at, cursor) = (self.room.clone(), self.at, self.cursor);
             let read = {
                 let shared = self.shared.upgrade().ok_or(Ended::Stopped)?;

@@ -58,6 +58,11 @@ impl Subscriber {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The error if it has ended by a reset: what it has yet to read from the view would be of another log.
+    pub fn is_of_this_log(&self) -> Result<(), Ended> {
+        if self.lock().ended == Some(Ended::Reset) { Err(Ended::Reset) } else { Ok(()) }
+    }
+
     /// Adds what the tail accepted. At the bound the queue is given up, for a gap must not be hidden; false if it has ended. Who
     /// waits for it is to be woken by the caller, once it holds no lock: the host's code may run in that.
     pub fn push(&self, publications: &[Publication], wakers: &mut Vec<Waker>) -> bool {

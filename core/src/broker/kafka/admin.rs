@@ -32,6 +32,8 @@ pub struct Topic {
     pub id: [u8; 16],
     /// First and next offset of each partition that is klatch's.
     pub marks: Vec<(u64, u64)>,
+    /// An acknowledged message may be on one broker only. False where the topic's configuration is not looked at.
+    pub single_copy: bool,
 }
 
 /// How a topic's id is found out.
@@ -104,11 +106,9 @@ pub fn prepare(
     let admin = Admin { ids, address, settings, mode, client, patience };
     let id = admin.find()?;
     admin.led()?;
-    if mode != TopicMode::Skip {
-        admin.verify()?;
-    }
+    let single_copy = mode != TopicMode::Skip && admin.verify()?;
     let marks = (0..settings.partitions).map(|p| admin.marks(p)).collect::<Result<_>>()?;
-    Ok(Topic { id, marks })
+    Ok(Topic { id, marks, single_copy })
 }
 
 impl Admin<'_> {
@@ -217,8 +217,8 @@ impl Admin<'_> {
         }
     }
 
-    /// Looks at what klatch relies on.
-    fn verify(&self) -> Result<()> {
+    /// Looks at what klatch relies on. True: an acknowledged message may be on one broker only.
+    fn verify(&self) -> Result<bool> {
         let topic = &self.address.topic;
         let resource = [ResourceSpecifier::Topic(topic)];
         let found = loop {
@@ -245,13 +245,14 @@ impl Admin<'_> {
                 return Err(Error::new(Code::InvalidConfig, text));
             }
         }
-        if value("min.insync.replicas").is_some_and(|n| n == "1") {
+        let single_copy = value("min.insync.replicas").is_some_and(|n| n == "1");
+        if single_copy {
             tracing::warn!(
                 topic,
                 "an acknowledged message may be on one broker only: min.insync.replicas of the topic is 1"
             );
         }
-        Ok(())
+        Ok(single_copy)
     }
 
     fn marks(&self, partition: u32) -> Result<(u64, u64)> {

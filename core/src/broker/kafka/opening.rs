@@ -95,6 +95,7 @@ impl Opening {
         let patience = Patience::new(shared.stopping.clone());
         let context = Context::new(shared.trouble.clone());
         let topic = admin::prepare(&self.ids, &self.address, &self.settings.kafka, mode, context, patience)?;
+        shared.metrics.kafka_single_copy.set(u64::from(topic.single_copy));
         let trouble = match self.follow(shared, number, &topic)? {
             Ok(opened) => return Ok(opened),
             Err(trouble) => trouble,

@@ -113,6 +113,8 @@ struct Read {
     time: u64,
     /// Another program wrote it.
     foreign: bool,
+    /// Its time is not the log's.
+    create_time: bool,
     /// The topic that it was meant for, if not this one.
     stranger: Option<Box<[u8]>>,
 }
@@ -147,10 +149,12 @@ impl std::fmt::Debug for Tailer {
 struct Told {
     next_ms: u64,
     untold: u64,
+    create_time_ms: u64,
 }
 
 /// How often the operator is told.
 const TELL_EVERY_MS: u64 = 10_000;
+const CREATE_TIME_EVERY_MS: u64 = 60_000;
 
 /// What a tailer is made of.
 pub struct Plan<'a> {
@@ -371,6 +375,9 @@ impl Tailer {
                 part.tail.complete_since(read.time + CLOCKS_DIFFER_MS + 1);
                 continue;
             }
+            if read.create_time {
+                told.create_time(part.number, offset, metrics, now_ms);
+            }
             match odd {
                 Some(odd) => told.odd(odd, part.number, offset, metrics, now_ms),
                 None => metrics.kafka_foreign.add(u64::from(read.foreign)),
@@ -452,7 +459,8 @@ fn read_message(
     let checkpoint = Checkpoint { sequence, check: (sequence << 32) ^ time ^ u64::from(hash) };
     let stranger = topic.filter(|id| version.is_some() && *id != topic_id.as_bytes()).map(Box::from);
     let foreign = version.is_none();
-    let read = |origin, record| Read { origin, record, checkpoint, time, foreign, stranger };
+    let create_time = matches!(message.timestamp(), Timestamp::CreateTime(_));
+    let read = |origin, record| Read { origin, record, checkpoint, time, foreign, create_time, stranger };
     let home = key.map_or(partition, |key| partition_of(key, partitions));
     if home != partition {
         return (Some(Odd::Misplaced(home)), read(Origin::Apart(None), None));
@@ -466,6 +474,20 @@ fn read_message(
 }
 
 impl Told {
+    /// Counts a record whose time is its writer's: what counts as a duplicate is in the hands of whoever writes.
+    fn create_time(&mut self, partition: u32, offset: i64, metrics: &Metrics, now_ms: u64) {
+        metrics.kafka_create_time.inc();
+        if now_ms >= self.create_time_ms {
+            self.create_time_ms = now_ms + CREATE_TIME_EVERY_MS;
+            tracing::error!(
+                partition,
+                offset,
+                "a record has its writer's time: message.timestamp.type of the topic is not LogAppendTime any more. Set it again: \
+                 kafka-configs --alter --entity-type topics --entity-name TOPIC --add-config message.timestamp.type=LogAppendTime"
+            );
+        }
+    }
+
     /// Counts a record that is not delivered, and tells the operator, though not of each.
     fn odd(&mut self, odd: Odd, partition: u32, offset: i64, metrics: &Metrics, now_ms: u64) {
         match odd {

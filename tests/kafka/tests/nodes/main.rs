@@ -8,6 +8,7 @@ mod broken;
 mod foreign;
 mod load;
 mod resume;
+mod topics;
 
 use klatch_harness::checker::{self, Expect};
 use klatch_harness::client::{Client, Outcome};
