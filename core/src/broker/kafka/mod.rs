@@ -12,6 +12,7 @@ mod client;
 mod life;
 mod opening;
 mod producer;
+mod surplus;
 mod tailer;
 mod watch;
 mod worker;
@@ -36,7 +37,7 @@ use client::{Context, Role};
 use life::Life;
 use opening::Opening;
 use rdkafka::consumer::BaseConsumer;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -74,6 +75,8 @@ struct Shared {
     link: AtomicU8,
     /// The topic has been read up to the end that it had.
     ready: AtomicBool,
+    /// How many partitions the topic has; 0 until that is known.
+    partitions: AtomicU32,
     /// The number of the life whose topic is not there any more: another one is.
     replaced: AtomicU64,
     /// Nothing new is begun.
@@ -146,6 +149,7 @@ impl KafkaBroker {
             metrics,
             link: AtomicU8::new(Health::Down as u8),
             ready: AtomicBool::new(false),
+            partitions: AtomicU32::new(0),
             replaced: AtomicU64::new(0),
             stopping: Arc::default(),
             ending: AtomicBool::new(false),

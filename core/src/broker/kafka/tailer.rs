@@ -6,6 +6,7 @@ use super::bell::Bell;
 use super::client::Context;
 use super::mapping::{self, Incoming, Junk, Mapped};
 use super::partition::partition_of;
+use super::surplus::Surplus;
 use super::watch::Checks;
 use crate::broker::ids::CLOCKS_DIFFER_MS;
 use crate::broker::storage::OVERLAY;
@@ -130,6 +131,7 @@ pub struct Tailer {
     bell: Arc<Bell>,
     /// When the client was made (steady clock of this process).
     made: Instant,
+    surplus: Surplus,
     strangers: Vec<Box<[u8]>>,
     checks: Arc<Checks>,
     metrics: Arc<Metrics>,
@@ -234,6 +236,7 @@ impl Tailer {
             topic_id: plan.topic_id,
             bell: plan.bell,
             made: Instant::now(),
+            surplus: Surplus::default(),
             strangers: Vec::new(),
             checks: plan.checks,
             metrics: plan.metrics,
@@ -252,7 +255,14 @@ impl Tailer {
             (part.queue, part.ready, part.lost) = (queue, ready, None);
         }
         self.consumer = consumer;
+        self.surplus.restart(&self.consumer, &self.topic, &self.bell)?;
         Ok(())
+    }
+
+    /// The topic has so many partitions: what lies in those that are not ours is counted.
+    pub fn there_are(&mut self, total: u32) -> Result<(), Trouble> {
+        let ours = self.parts.len() as u32;
+        Ok(self.surplus.there_are((ours, total), &self.consumer, &self.topic, &self.bell)?)
     }
 
     /// Whether another client might read this partition: it has yet to be tried, and nothing else is known to be wrong.
@@ -301,6 +311,7 @@ impl Tailer {
         // Whatever comes here is no message: all partitions have their own queues.
         while self.consumer.poll(Duration::ZERO).is_some() {}
         self.parts.iter().for_each(|p| p.ready.store(true, Ordering::Release));
+        self.surplus.look_again();
     }
 
     /// Hands what has come to the tails. True: there is more.
@@ -312,6 +323,11 @@ impl Tailer {
                 more = true;
             }
         }
+        let (told, metrics, partitions) = (&mut self.told, &self.metrics, self.parts.len() as u32);
+        more |= self.surplus.take(|found| {
+            let home = partition_of(found.key.as_deref().unwrap_or_default(), partitions);
+            told.odd(Odd::Misplaced(home), found.partition, found.offset, metrics, now_ms);
+        });
         if let Some(view) =
             self.parts.first().map(|p| p.tail.view()).filter(|v| v.overlay_bytes() > 2 * OVERLAY)
         {

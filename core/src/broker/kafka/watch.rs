@@ -122,6 +122,10 @@ impl Watch {
     fn look(&mut self, client: &BaseConsumer<Context>, life: &Life, due: &mut Due) {
         let now = self.shared.clock.steady_ms();
         let answer = client.fetch_metadata(Some(&self.topic), ANSWER);
+        if let Some(t) = answer.as_ref().ok().and_then(|m| m.topics().first()).filter(|t| t.error().is_none())
+        {
+            self.shared.partitions.store(t.partitions().len() as u32, Ordering::Release);
+        }
         due.missed = if answer.is_ok() { 0 } else { due.missed + 1 };
         let mut link = match answer {
             // One answer may be late.

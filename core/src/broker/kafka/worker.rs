@@ -96,6 +96,8 @@ impl Worker {
             let Opened { producer, tailer } = opened;
             self.shared.set_client(Some(tailer.client().clone()));
             let life = self.shared.life();
+            // Of the topic before.
+            self.shared.partitions.store(0, Ordering::Release);
             let mut work = Work {
                 shared: &self.shared,
                 tags: &mut self.tags,
@@ -207,6 +209,10 @@ impl Work<'_> {
             );
             self.tailer.restart()?;
             self.shared.set_client(Some(self.tailer.client().clone()));
+        }
+        match self.shared.partitions.load(Ordering::Acquire) {
+            0 => {}
+            total => self.tailer.there_are(total)?,
         }
         for (partition, lost) in self.tailer.lost() {
             // The topic may be another one: that comes first.
