@@ -111,6 +111,10 @@ metrics! {
     kafka_junk: "counter";
     /// Records in another partition than their room's, which were not delivered.
     kafka_misplaced: "counter";
+    /// Partitions of the topic that have no leader or are not read. Looked at every 2 s, and more often while there are some.
+    kafka_partitions_away: "gauge";
+    /// Records of the topic that this node had yet to read when it last looked, every 5 s.
+    kafka_behind: "gauge";
     /// Records whose time is their writer's, not the log's: the topic's message.timestamp.type has been changed.
     kafka_create_time: "counter";
     /// 1 if an acknowledged message may be on one Kafka server only: min.insync.replicas of the topic is 1.

@@ -68,9 +68,9 @@ impl Life {
         self.stalled.get(partition as usize).is_some_and(|s| s.load(Ordering::Acquire))
     }
 
-    /// Whether any is.
-    pub fn has_stalled(&self) -> bool {
-        self.stalled.iter().any(|s| s.load(Ordering::Acquire))
+    /// How many are.
+    pub fn stalled(&self) -> usize {
+        self.stalled.iter().filter(|s| s.load(Ordering::Acquire)).count()
     }
 
     /// Answers all publishes that wait, and wakes who was answered.

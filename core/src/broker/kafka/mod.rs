@@ -347,7 +347,7 @@ impl Broker for KafkaBroker {
         let life = shared.life();
         let congested = shared.hub.is_congested();
         let mut stalled = Vec::new();
-        if life.has_stalled() {
+        if life.stalled() > 0 {
             stalled.extend(appends.extract_if(.., |a| life.is_stalled(life.partition(&a.room))));
         }
         let mut inner = shared.lock();

@@ -127,15 +127,18 @@ impl Watch {
             self.shared.partitions.store(t.partitions().len() as u32, Ordering::Release);
         }
         due.missed = if answer.is_ok() { 0 } else { due.missed + 1 };
+        let mut leaderless_now = 0;
         let mut link = match answer {
             // One answer may be late.
             Err(_) if due.missed < 2 => self.shared.link(),
             Err(_) => Health::Down,
-            Ok(metadata) => match metadata.topics().first() {
-                Some(t) if t.error().is_none() && leaderless(t, life.tails.len()) == 0 => Health::Up,
-                Some(t) if t.error().is_none() => Health::Degraded,
+            Ok(metadata) => match metadata.topics().first().filter(|t| t.error().is_none()) {
+                Some(t) => {
+                    leaderless_now = leaderless(t, life.tails.len());
+                    if leaderless_now == 0 { Health::Up } else { Health::Degraded }
+                }
                 // It is gone. Another one may come; until then nothing is stored.
-                _ => Health::Down,
+                None => Health::Down,
             },
         };
         let returns = self.shared.link() == Health::Down;
@@ -153,9 +156,14 @@ impl Watch {
             due.ends_ms = now + ENDS_EVERY_MS;
             self.look_for_stalls(client, life);
         }
-        if link == Health::Up && life.has_stalled() {
+        if link == Health::Up && life.stalled() > 0 {
             link = Health::Degraded;
         }
+        let away = match (link, leaderless_now) {
+            (Health::Down, _) => life.tails.len(),
+            (_, n) => n + life.stalled(),
+        };
+        self.shared.metrics.kafka_partitions_away.set(away as u64);
         // Another life may have begun meanwhile, or none be there.
         if self.shared.is_ready() && self.shared.life().number == life.number {
             self.shared.set_link(link);
@@ -195,7 +203,7 @@ impl Watch {
             (number, seen) if number == life.number => seen,
             _ => Vec::new(),
         };
-        let mut seen = Vec::with_capacity(life.tails.len());
+        let (mut seen, mut behind) = (Vec::with_capacity(life.tails.len()), 0);
         for (partition, tail) in (0..).zip(&life.tails) {
             // Where a leader does not answer nothing is known, and others are not waited for: the cluster may be going.
             let Some(mark) = self.ask(client, life, partition).filter(|_| !self.shared.is_ending()) else {
@@ -214,8 +222,10 @@ impl Watch {
                 );
                 self.shared.bell.ring();
             }
+            behind += mark.end.saturating_sub(passed);
             seen.push((passed, mark.end));
         }
+        self.shared.metrics.kafka_behind.set(behind);
         self.seen = (life.number, seen);
     }
 
