@@ -175,7 +175,7 @@ mod played {
             let until = std::time::Instant::now() + Duration::from_secs(60);
             while self.broker.hub().last(room).unwrap() < offset {
                 assert!(std::time::Instant::now() < until, "{room} does not reach {offset}");
-                std::thread::yield_now();
+                std::thread::sleep(Duration::from_millis(2));
             }
         }
 
@@ -192,7 +192,7 @@ mod played {
                     "not {what} but {:?} for a minute",
                     self.broker.health()
                 );
-                std::thread::yield_now();
+                std::thread::sleep(Duration::from_millis(2));
             }
         }
 

@@ -43,8 +43,9 @@ fn one_who_is_cut_off_right_after_an_ack_goes_on_at_the_other_node() {
     checked(&[ann.into_log(), bob.into_log()], &world.expected(), expect);
 }
 
+/// A node that is behind says so, and resets nobody.
 #[test]
-fn a_node_that_is_behind_says_so_and_resets_nobody() {
+fn limit_resume_wait_ms() {
     let world = World::new(Cluster::one().proxies(1).start());
     let proxy = world.cluster.proxy(0);
     let a = world.node("a").start();
@@ -59,6 +60,7 @@ fn a_node_that_is_behind_says_so_and_resets_nobody() {
     // The other node has not read m1, whose place the client names.
     ann.reconnect(Some(&b.url())).unwrap();
     assert_eq!(ann.until(joined).unwrap(), Err("unavailable".to_owned()));
+    assert_eq!(metric(&b.url(), "klatch_limit_hits_total{limit=\"resume_wait_ms\"}"), 1);
     stored(&mut client(&a.url(), "bob"), ROOM, "m2", "1");
     proxy.release(Traffic::Fetched);
     let room = ann.state().room(ROOM);
