@@ -51,6 +51,7 @@ mod threads;
 pub mod view;
 
 pub use broker::Health;
+pub use broker::consume::{Consume, Consumer, ConsumerStatus, Handled};
 pub use codes::{Code, Disconnect, Retry};
 pub use command::{HistoryQuery, Start};
 pub use config::Settings;

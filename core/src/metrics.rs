@@ -2,8 +2,10 @@
 
 use crate::config::{Limit, LimitHits};
 use crate::error::Error;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// One number.
 #[derive(Debug, Default)]
@@ -41,6 +43,8 @@ macro_rules! metrics {
             $($(#[doc = $doc])+ pub $name: Metric,)+
             /// How often each limit was reached.
             pub limit_hits: LimitHits,
+            /// The consumer groups that this engine has been in.
+            pub groups: Groups,
         }
 
         impl Metrics {
@@ -135,6 +139,65 @@ metrics! {
     events_lost: "counter";
 }
 
+/// Numbers of consumer groups, by name. In `/metrics` each is called `klatch_consumer_<name>` and has the label `group`.
+#[derive(Debug, Default)]
+pub struct Groups(Mutex<BTreeMap<Arc<str>, Arc<GroupMetrics>>>);
+
+/// The numbers of one group on this node: of all its consumers here together.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct GroupMetrics {
+    /// Partitions that this node's consumers have.
+    pub partitions: Metric,
+    /// Records of those partitions that this node has read and its consumers have not dealt with.
+    pub lag: Metric,
+    /// Publications that were handled.
+    pub handled: Metric,
+    /// Errors and panics of handlers.
+    pub retries: Metric,
+    /// Records that were not handled because no member saw them either.
+    pub skipped: Metric,
+    /// Partitions that were begun anew because the topic no longer had what came next.
+    pub resets: Metric,
+}
+
+impl GroupMetrics {
+    fn list(&self) -> [(&'static str, &'static str, &'static str, u64); 6] {
+        [
+            ("partitions", "gauge", "Partitions that this node has in the group.", self.partitions.get()),
+            ("lag", "gauge", "Records of these partitions that are not dealt with.", self.lag.get()),
+            ("handled", "counter", "Publications that were handled.", self.handled.get()),
+            ("retries", "counter", "Errors and panics of handlers.", self.retries.get()),
+            ("skipped", "counter", "Records that no member saw, and no handler.", self.skipped.get()),
+            ("resets", "counter", "Partitions begun anew: what came next was gone.", self.resets.get()),
+        ]
+    }
+}
+
+impl Groups {
+    /// The numbers of a group.
+    pub fn get(&self, group: &str) -> Arc<GroupMetrics> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(group.into()).or_default().clone()
+    }
+
+    fn write(&self, out: &mut String) {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(first) = all.values().next() else { return };
+        for (i, (name, kind, doc, _)) in first.list().into_iter().enumerate() {
+            let total = if kind == "counter" { "_total" } else { "" };
+            let name = format!("klatch_consumer_{name}{total}");
+            // Writing to a String cannot fail.
+            let _ = writeln!(out, "# HELP {name} {doc}\n# TYPE {name} {kind}");
+            for (group, metrics) in all.iter() {
+                let group = group.replace('\\', "\\\\").replace('"', "\\\"");
+                let value = metrics.list()[i].3;
+                let _ = writeln!(out, "{name}{{group=\"{group}\"}} {value}");
+            }
+        }
+    }
+}
+
 impl Metrics {
     /// Counts the limit that refused something, if one did.
     pub(crate) fn refused(&self, error: &Error) {
@@ -160,6 +223,32 @@ impl Metrics {
             let (name, value) = (limit.name(), self.limit_hits[*limit].get());
             let _ = writeln!(out, "klatch_limit_hits_total{{limit=\"{name}\"}} {value}");
         }
+        self.groups.write(&mut out);
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_labels() {
+        let metrics = Metrics::default();
+        assert!(!metrics.prometheus().contains("klatch_consumer"));
+        metrics.groups.get("chats").lag.set(7);
+        metrics.groups.get("a \"b\" \\").handled.inc();
+        let text = metrics.prometheus();
+        let lines: Vec<&str> = text.lines().filter(|l| l.contains("consumer_lag")).collect();
+        assert_eq!(
+            lines,
+            [
+                "# HELP klatch_consumer_lag Records of these partitions that are not dealt with.",
+                "# TYPE klatch_consumer_lag gauge",
+                r#"klatch_consumer_lag{group="a \"b\" \\"} 0"#,
+                r#"klatch_consumer_lag{group="chats"} 7"#,
+            ]
+        );
+        assert!(text.contains(r#"klatch_consumer_handled_total{group="a \"b\" \\"} 1"#));
     }
 }

@@ -1,6 +1,7 @@
 //! Brokers order and store messages. The tail turns their records into publications.
 
 pub mod append;
+pub mod consume;
 pub mod embedded;
 pub mod history;
 pub mod ids;
@@ -14,6 +15,8 @@ pub mod tail;
 use crate::error::Result;
 use crate::message::{Epoch, Publication};
 use append::Append;
+use consume::{Consume, Handler};
+use std::sync::Arc;
 
 /// Where messages are ordered and stored. Records come out through the [`tail::Tail`] that the broker was made with.
 pub trait Broker: Send + Sync + std::fmt::Debug {
@@ -47,6 +50,12 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
 
     /// Whether publishes are stored now, and if not why.
     fn health(&self) -> Health;
+
+    /// Has a handler called for the publications of the whole log, as a member of a group. `unsupported` where there are no groups.
+    fn consume(&self, how: Consume, handler: Arc<Handler>) -> Result<Arc<dyn consume::Work>> {
+        let _ = (how, handler);
+        Err(consume::unsupported())
+    }
 
     /// Refuses new publishes, writes what is queued until `deadline_ms` (steady clock) and closes. Returns how many were not
     /// written; they have been answered.

@@ -15,6 +15,7 @@ pub use subscription::Subscription;
 
 use crate::broker::Health;
 use crate::broker::append::{Append, Promise, Waiter};
+use crate::broker::consume::{Consume, Consumer, Handled};
 use crate::clock::LONGEST;
 use crate::codes::{Code, Disconnect};
 use crate::command::{HistoryQuery, Start};
@@ -22,7 +23,7 @@ use crate::config::{Limit, Limits};
 use crate::error::{Error, Result};
 use crate::events::{EventStream, Events};
 use crate::ids::{check_id, check_name};
-use crate::message::Kind;
+use crate::message::{Kind, Publication};
 use crate::metrics::Metrics;
 use crate::protocol::frame;
 use crate::protocol::native::{encode, text};
@@ -173,6 +174,49 @@ impl Engine {
             check_name("room", room, site.shared.policy.limits.name_bytes)?;
             Subscription::open(&site.shared, self.0.pool(), room, start)
         })
+    }
+
+    /// Has `handler` called for every publication of every room, as a member of a consumer group: each is handled on one node of the
+    /// group, in the order of its room, and once it was handled the group goes on behind it. Only on Kafka.
+    ///
+    /// ```no_run
+    /// # fn store(_: &klatch::Publication) -> std::io::Result<()> { Ok(()) }
+    /// # fn main() -> klatch::Result<()> {
+    /// use klatch::Engine;
+    /// use std::time::Duration;
+    ///
+    /// let engine = Engine::builder().log("kafka://127.0.0.1:9092/chats").start()?;
+    /// let archive = engine.consume("archive", |publication| {
+    ///     store(publication)?;
+    ///     Ok(())
+    /// })?;
+    /// println!("{} to go", archive.status().lag);
+    /// archive.stop(Duration::from_secs(10))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// - **At least once.** What was handled is committed soon after, and before the consumer stops or its partition goes to another
+    ///   member. After a crash, or where a handler takes longer than [`Consume::release`], some is handled again: let the handler find
+    ///   (room, offset) done already.
+    /// - **What members saw.** A publication comes after this node has read it, and not if the node took it for a duplicate or a conflict.
+    ///   A node that is behind, or has lost the cluster, waits. Where the node has dropped the history before it, `prev` is 0; one so old
+    ///   that not even its id is known comes again if its duplicate does.
+    /// - **An error or a panic** has the handler called again with the same publication, after a while that grows ([`Consume::retry`]), for
+    ///   as long as it takes; what is behind it in its partition waits, other partitions do not. To give up on a publication, put it aside
+    ///   and return `Ok`.
+    /// - The handler runs on threads of its own ([`Consume::threads`]), may take its time, and may call anything of the engine. One that
+    ///   holds an engine keeps it alive until the consumer is stopped.
+    /// - A group that is new begins at the topic's first record, or at its end ([`Consume::from_end`]).
+    ///
+    /// Errors: `unsupported` where the log is no Kafka topic; `invalid_name`; `invalid_config` for a property or a number of threads that
+    /// cannot be; `stopping`, `stopped`.
+    pub fn consume(
+        &self,
+        how: impl Into<Consume>,
+        handler: impl Fn(&Publication) -> Handled + Send + Sync + 'static,
+    ) -> Result<Consumer> {
+        self.on(|site| Ok(Consumer::new(site.shared.broker.consume(how.into(), Arc::new(handler))?)))
     }
 
     /// Reads a page of a room's history. May read the disk.

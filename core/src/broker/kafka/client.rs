@@ -48,6 +48,8 @@ pub enum Role {
     Tail,
     /// Asks and creates.
     Admin,
+    /// A member of a group.
+    Member,
 }
 
 /// The largest record that is sent: data of 1 MiB as base64, and names.
@@ -84,6 +86,16 @@ pub fn config(role: Role, servers: &str, settings: &Kafka) -> Result<ClientConfi
                 ("queue.buffering.max.messages", "10000000"),
             ]);
         }
+        Role::Member => set(&[
+            // A rebalance stops only the partitions that move.
+            ("partition.assignment.strategy", "cooperative-sticky"),
+            ("fetch.queue.backoff.ms", "10"),
+            ("fetch.error.backoff.ms", "100"),
+            ("check.crcs", "true"),
+            // Of each partition: what waits for a slow handler is not worth more.
+            ("queued.min.messages", "1000"),
+            ("queued.max.messages.kbytes", "1024"),
+        ]),
         Role::Tail => set(&[
             // A full queue of ours must not cost a pause of a second.
             ("fetch.queue.backoff.ms", "10"),
@@ -117,6 +129,16 @@ pub fn config(role: Role, servers: &str, settings: &Kafka) -> Result<ClientConfi
             config.set("enable.partition.eof", "true");
             // A hung transaction of another program must not hold up every room of its partition.
             config.set("isolation.level", "read_uncommitted");
+        }
+        Role::Member => {
+            config.set("enable.auto.commit", "false");
+            config.set("enable.auto.offset.store", "false");
+            config.set("auto.offset.reset", "error");
+            config.set("isolation.level", "read_uncommitted");
+            if config.get("group.protocol") == Some("consumer") {
+                // Then the cluster assigns, and the client takes no word on how.
+                config.remove("partition.assignment.strategy");
+            }
         }
         Role::Admin => {}
     }

@@ -5,6 +5,8 @@ use super::partition::partition_of;
 use crate::broker::Reach;
 use crate::broker::append::Outcome;
 use crate::broker::tail::Tail;
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,6 +17,8 @@ pub struct Life {
     pub number: u64,
     /// The topic's id.
     pub topic_id: [u8; 16],
+    /// The same as records have it.
+    pub topic_id_text: Arc<str>,
     /// The tail of each partition.
     pub tails: Vec<Arc<Tail>>,
     /// What the cluster has told of the partitions' ends.
@@ -28,7 +32,8 @@ impl Life {
     pub fn new(number: u64, topic_id: [u8; 16], tails: Vec<Arc<Tail>>, bell: Arc<Bell>) -> Life {
         let marks = Marks { parts: tails.iter().map(|_| Mutex::default()).collect(), bell };
         let stalled = tails.iter().map(|_| AtomicBool::new(false)).collect();
-        Life { number, topic_id, tails, marks, stalled }
+        let topic_id_text = BASE64_URL_SAFE_NO_PAD.encode(topic_id).into();
+        Life { number, topic_id, topic_id_text, tails, marks, stalled }
     }
 
     /// The partition of a room.

@@ -9,6 +9,7 @@ pub mod partition;
 mod admin;
 mod bell;
 mod client;
+mod consume;
 mod life;
 mod opening;
 mod producer;
@@ -18,6 +19,7 @@ mod watch;
 mod worker;
 
 use crate::broker::append::{Append, Outcome};
+use crate::broker::consume::{Consume, Handler, Work};
 use crate::broker::queue::{self, Queue};
 use crate::broker::{Broker, Health, Reach};
 use crate::clock::Clock;
@@ -53,6 +55,7 @@ pub struct KafkaBroker {
     shared: Arc<Shared>,
     worker: Mutex<Option<JoinHandle<Result<u64>>>>,
     watch: Mutex<Option<JoinHandle<()>>>,
+    consumers: consume::Consumers,
 }
 
 /// What the threads and the callers share.
@@ -71,6 +74,8 @@ struct Shared {
     hub: Arc<Hub>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
+    /// Consumers that wait for the tails.
+    watchers: consume::Watchers,
     /// How the cluster is.
     link: AtomicU8,
     /// The topic has been read up to the end that it had.
@@ -147,6 +152,7 @@ impl KafkaBroker {
             hub: Arc::new(Hub::new(view, &settings.limits, metrics.clone())),
             clock,
             metrics,
+            watchers: consume::Watchers::default(),
             link: AtomicU8::new(Health::Down as u8),
             ready: AtomicBool::new(false),
             partitions: AtomicU32::new(0),
@@ -157,7 +163,8 @@ impl KafkaBroker {
         opening::release(&shared, settings);
         let worker = Worker::new(shared.clone(), opening);
         let watch = Watch::new(shared.clone(), &address.topic, ids);
-        let broker = KafkaBroker { shared, worker: Mutex::default(), watch: Mutex::default() };
+        let consumers = consume::Consumers::new(address, settings.kafka.clone());
+        let broker = KafkaBroker { shared, worker: Mutex::default(), watch: Mutex::default(), consumers };
         broker.shared.metrics.storage_refusing.set(1);
         broker.start(worker, watch)?;
         let started = broker.wait_until_ready(Duration::from_millis(settings.kafka.start_timeout_ms));
@@ -413,8 +420,14 @@ impl Broker for KafkaBroker {
         }
     }
 
+    fn consume(&self, how: Consume, handler: Arc<Handler>) -> Result<Arc<dyn Work>> {
+        self.consumers.start(&self.shared, how, handler)
+    }
+
     fn stop(&self, deadline_ms: u64) -> Result<u64> {
         let shared = &*self.shared;
+        // While they wait for their handlers, what is queued is sent all the same.
+        self.consumers.stop(deadline_ms.saturating_sub(shared.clock.steady_ms()) * 3 / 4);
         let mut inner = shared.lock();
         inner.stop_by.get_or_insert(deadline_ms);
         shared.stopping.store(true, Ordering::Release);
@@ -453,6 +466,7 @@ impl Broker for KafkaBroker {
 impl Drop for KafkaBroker {
     /// Its threads end by themselves, also where it was never stopped.
     fn drop(&mut self) {
+        self.consumers.end(0);
         self.shared.lock().stop_by.get_or_insert(0);
         self.shared.end();
     }

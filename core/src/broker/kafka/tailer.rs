@@ -106,10 +106,11 @@ struct Part {
 }
 
 /// A record as it was read.
-struct Read {
-    origin: Origin,
+pub struct Read {
+    /// What its key is.
+    pub origin: Origin,
     /// None if it is not to be delivered.
-    record: Option<Record>,
+    pub record: Option<Record>,
     checkpoint: Checkpoint,
     time: u64,
     /// Another program wrote it.
@@ -450,13 +451,15 @@ impl Part {
 
 /// Why a record is not delivered.
 #[derive(Clone, Copy, Debug)]
-enum Odd {
+pub enum Odd {
+    /// It is no message.
     Junk(Junk),
     /// Its room is in this partition.
     Misplaced(u32),
 }
 
-fn read_message(
+/// Reads a record of a partition. It means the same to whoever reads it, whenever.
+pub fn read_message(
     partition: u32,
     partitions: u32,
     message: &BorrowedMessage<'_>,

@@ -181,6 +181,7 @@ impl Work<'_> {
         }
         let more = self.tailer.turn(now_ms)?;
         self.life.tails.iter().for_each(|t| t.wake());
+        self.shared.watchers.moved();
         self.shared.metrics.kafka_unacknowledged_bytes.set(self.producer.bytes() as u64);
         if self.shared.failed().is_some() {
             return Ok(Turn::Done);
