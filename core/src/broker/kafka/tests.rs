@@ -67,7 +67,7 @@ fn rooms_of_a_partition_that_has_lost_its_beginning_are_not_new() {
 }
 
 /// Brokers on a cluster that librdkafka plays in this process: real Kafka is in tests/kafka.
-mod played {
+pub(super) mod played {
     use super::*;
     use crate::broker::append::{Ack, Promise, Waiter};
     use crate::clock::SystemClock;
@@ -78,18 +78,18 @@ mod played {
     use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _};
     use tempfile::TempDir;
 
-    struct Rig {
-        mock: MockCluster<'static, DefaultProducerContext>,
-        id: Arc<Mutex<[u8; 16]>>,
+    pub struct Rig {
+        pub mock: MockCluster<'static, DefaultProducerContext>,
+        pub id: Arc<Mutex<[u8; 16]>>,
     }
 
     /// One node.
-    struct Node {
-        broker: KafkaBroker,
-        metrics: Arc<Metrics>,
+    pub struct Node {
+        pub broker: KafkaBroker,
+        pub metrics: Arc<Metrics>,
     }
 
-    fn rig() -> Rig {
+    pub fn rig() -> Rig {
         let mock = MockCluster::new(1).unwrap();
         mock.create_topic("t", 4, 1).unwrap();
         Rig { mock, id: Arc::new(Mutex::new([7; 16])) }
@@ -109,7 +109,7 @@ mod played {
             settings
         }
 
-        fn node(&self, view_dir: &str) -> Node {
+        pub fn node(&self, view_dir: &str) -> Node {
             self.node_with(&self.settings(view_dir))
         }
 
@@ -122,7 +122,13 @@ mod played {
         }
 
         /// Writes a record as another program would.
-        fn write(&self, partition: i32, key: Option<&str>, value: Option<&[u8]>, headers: &[(&str, &str)]) {
+        pub fn write(
+            &self,
+            partition: i32,
+            key: Option<&str>,
+            value: Option<&[u8]>,
+            headers: &[(&str, &str)],
+        ) {
             let mut config = ClientConfig::new();
             let producer: BaseProducer =
                 config.set("bootstrap.servers", self.mock.bootstrap_servers()).create().unwrap();
@@ -136,12 +142,12 @@ mod played {
         }
     }
 
-    fn home(room: &str) -> i32 {
+    pub fn home(room: &str) -> i32 {
         partition_of(room.as_bytes(), 4) as i32
     }
 
     impl Node {
-        fn publish(&self, room: &str, id: &str, data: &str) -> Arc<Promise> {
+        pub fn publish(&self, room: &str, id: &str, data: &str) -> Arc<Promise> {
             let promise = Arc::new(Promise::new());
             let append = Append {
                 room: room.into(),
@@ -155,7 +161,7 @@ mod played {
             promise
         }
 
-        fn stored(&self, room: &str, id: &str, data: &str) -> Ack {
+        pub fn stored(&self, room: &str, id: &str, data: &str) -> Ack {
             self.publish(room, id, data).wait().unwrap()
         }
 
@@ -171,7 +177,7 @@ mod played {
         }
 
         /// Waits until the room's last offset is this one.
-        fn reaches(&self, room: &str, offset: u64) {
+        pub fn reaches(&self, room: &str, offset: u64) {
             let until = std::time::Instant::now() + Duration::from_secs(60);
             while self.broker.hub().last(room).unwrap() < offset {
                 assert!(std::time::Instant::now() < until, "{room} does not reach {offset}");
@@ -196,7 +202,7 @@ mod played {
             }
         }
 
-        fn stop(self) {
+        pub fn stop(self) {
             let deadline_ms = self.broker.shared.clock.steady_ms() + 30_000;
             assert_eq!(self.broker.stop(deadline_ms).unwrap(), 0);
             self.broker.hub().view().close().unwrap();

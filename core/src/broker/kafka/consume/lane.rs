@@ -44,8 +44,21 @@ pub struct Lane {
     pub halt: Arc<AtomicBool>,
     /// The topic does not have what comes next: it is to be placed anew.
     pub lost: bool,
-    /// Errors of the handler, one after the other.
-    failures: u32,
+    failures: Failures,
+}
+
+/// Errors of a handler, one after the other.
+#[derive(Debug, Default)]
+pub struct Failures(u32);
+
+impl Failures {
+    /// How long to wait after another one, that came when so many had been handled since the last: from the first wait to the longest.
+    pub fn wait(&mut self, handled: u64, (first, longest): (u64, u64)) -> u64 {
+        self.0 = if handled > 0 { 0 } else { self.0 };
+        let wait = first.saturating_mul(1 << self.0.min(30)).min(longest);
+        self.0 += 1;
+        wait
+    }
 }
 
 /// Where a lane's job is.
@@ -109,7 +122,7 @@ impl Lane {
             committed,
             halt: Arc::new(AtomicBool::new(false)),
             lost: false,
-            failures: 0,
+            failures: Failures::default(),
         }
     }
 
@@ -233,20 +246,14 @@ impl Lane {
     /// A job has come back. `retry_ms`: the first wait after an error, and the longest.
     pub fn take_back(&mut self, mut job: Job, retry_ms: (u64, u64), now_ms: u64) {
         self.next = job.next;
-        if job.handled > 0 {
-            self.failures = 0;
-        }
-        job.handled = 0;
-        let failed = job.failed.take().is_some();
-        self.work = match (job.items.is_empty(), failed) {
-            (true, _) => Work::None,
-            (false, false) => Work::Later(job, now_ms),
-            (false, true) => {
-                let (first, longest) = retry_ms;
-                let wait = first.saturating_mul(1 << self.failures.min(30)).min(longest);
-                self.failures += 1;
-                Work::Later(job, now_ms + wait)
+        let handled = std::mem::take(&mut job.handled);
+        self.work = if job.failed.take().is_some() {
+            Work::Later(job, now_ms + self.failures.wait(handled, retry_ms))
+        } else {
+            if handled > 0 {
+                self.failures = Failures::default();
             }
+            if job.items.is_empty() { Work::None } else { Work::Later(job, now_ms) }
         };
     }
 }

@@ -1,1 +1,244 @@
+use super::lane::Failures;
+use super::pool::{Item, Job};
+use super::reader::{Begin, begin};
+use super::sight::seen;
 use super::*;
+use crate::broker::Broker;
+use crate::broker::consume::Handled;
+use crate::broker::kafka::tailer::place;
+use crate::broker::kafka::tests::played::{Node, rig};
+use crate::broker::tail::Origin;
+use crate::config::ViewSettings;
+use crate::message::{Kind, Publication, Record};
+use crate::view::{Checkpoint, IdEntry, Identity, Row, View};
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+const LONG: Duration = Duration::from_secs(60);
+
+fn record(offset: u64, id: &str) -> Record {
+    let mut body = Vec::new();
+    Record::encode(&mut body, Kind::Json, "lobby", "ann", id, b"1");
+    Record::trusted(offset, 7, body.into())
+}
+
+#[test]
+fn a_group_begins_where_it_was_or_at_what_is_left() {
+    let begin = |committed, from_end| begin(committed, "this", (10, 20), from_end);
+    let at = |at, committed, reset| Begin { at, committed, reset };
+    assert_eq!(begin(None, false), at(10, false, false));
+    assert_eq!(begin(None, true), at(20, false, false));
+    for from_end in [false, true] {
+        assert_eq!(begin(Some((15, "this")), from_end), at(15, true, false));
+        assert_eq!(begin(Some((20, "")), from_end), at(20, true, false), "another tool's");
+        // Records are gone, or never were, or are of another topic.
+        for committed in [(9, "this"), (21, "this"), (15, "another")] {
+            assert_eq!(begin(Some(committed), from_end), at(10, false, true));
+        }
+    }
+}
+
+/// A view that has decided: places 2 and 4 accepted, 3 a duplicate of 2, and 5 too; 6 without an id.
+fn view(history_per_room: u64) -> View {
+    let settings = ViewSettings { history_per_room, ..ViewSettings::default() };
+    let view = View::memory(Identity { log: [1; 16], partitions: 1 }, &settings);
+    let room: Arc<str> = "lobby".into();
+    let rows = [(record(2, "a"), 0), (record(4, "b"), 2), (record(6, ""), 4)];
+    let places: Vec<_> = rows.iter().map(|(record, _)| place(record)).collect();
+    let rows: Vec<_> = rows
+        .iter()
+        .zip(&places)
+        .map(|((record, prev), place)| Row { room: &room, offset: record.offset(), prev: *prev, place })
+        .collect();
+    let key = |id| view.hash_key().message("lobby", "ann", id);
+    let entry = |offset| IdEntry { offset, body: 0, time: 7 };
+    let ids = [(key("a"), entry(2)), (key("b"), entry(4))];
+    view.add(0, &rows, &ids, Checkpoint { sequence: 6, check: 0 });
+    view
+}
+
+#[test]
+fn the_handler_gets_what_the_view_decided() {
+    let whole = view(1000);
+    assert_eq!(whole.reached(0), 6);
+    let publication = |offset, id, prev| Some(Publication { record: record(offset, id), prev });
+    assert_eq!(seen(&whole, &Origin::Read, &record(2, "a")).unwrap(), publication(2, "a", 0));
+    assert_eq!(seen(&whole, &Origin::Read, &record(3, "a")).unwrap(), None);
+    assert_eq!(seen(&whole, &Origin::Read, &record(4, "b")).unwrap(), publication(4, "b", 2));
+    assert_eq!(seen(&whole, &Origin::Read, &record(5, "a")).unwrap(), None);
+    assert_eq!(seen(&whole, &Origin::Apart(None), &record(6, "")).unwrap(), publication(6, "", 4));
+}
+
+#[test]
+fn where_history_was_dropped_the_ids_decide_and_what_nobody_knows_is_handled() {
+    let view = view(1);
+    view.flush().unwrap();
+    view.trim_below(0, 7).unwrap();
+    view.flush().unwrap();
+    assert_eq!(view.reached(0), 6, "also once it is flushed");
+    let publication = |offset, id| Some(Publication { record: record(offset, id), prev: 0 });
+    for (offset, id) in [(2, "a"), (4, "b")] {
+        assert_eq!(seen(&view, &Origin::Read, &record(offset, id)).unwrap(), publication(offset, id));
+    }
+    for offset in [3, 5] {
+        assert_eq!(seen(&view, &Origin::Read, &record(offset, "a")).unwrap(), None);
+    }
+    assert_eq!(seen(&view, &Origin::Read, &record(1, "old")).unwrap(), publication(1, "old"));
+    assert_eq!(seen(&view, &Origin::Apart(None), &record(6, "")).unwrap(), publication(6, ""));
+}
+
+/// Gives a pool five publications whose handler does this, and takes the job back.
+fn handled(handler: impl Fn(u64) -> Handled + Send + Sync + 'static, halted: bool) -> Job {
+    let bell = Arc::new(Bell::default());
+    let handler = Arc::new(move |p: &Publication| handler(p.offset()));
+    let pool = Pool::start(handler, 1, bell.clone()).unwrap();
+    let items = (1..=5)
+        .map(|n| Item { next: n, publication: Publication { record: record(n, "m"), prev: n - 1 } })
+        .collect();
+    let halt = Arc::new(AtomicBool::new(halted));
+    let job = Job { partition: 0, number: 1, items, next: 0, end: 9, handled: 0, failed: None, halt };
+    pool.give(job);
+    loop {
+        if let Some(job) = pool.take_back().pop() {
+            pool.close();
+            return job;
+        }
+        bell.wait(LONG);
+    }
+}
+
+#[test]
+fn a_job_is_done_up_to_what_failed() {
+    let job = handled(|_| Ok(()), false);
+    assert_eq!((job.next, job.handled, job.items.len()), (9, 5, 0));
+    let job = handled(|n| if n == 3 { Err("no room".into()) } else { Ok(()) }, false);
+    assert_eq!((job.next, job.handled, job.items.len()), (2, 2, 3));
+    assert_eq!(job.failed.as_deref(), Some("no room"));
+    let job = handled(|n| if n == 2 { panic!("at the disco") } else { Ok(()) }, false);
+    assert_eq!((job.next, job.handled, job.items.len()), (1, 1, 4));
+    assert_eq!(job.failed.as_deref(), Some("the handler panicked"));
+    let job = handled(|_| panic!("halted all the same"), true);
+    assert_eq!((job.next, job.handled, job.items.len(), job.failed), (0, 0, 5, None));
+}
+
+/// A consumer whose handler says what it gets, and waits until it is let go.
+struct Held {
+    work: Arc<dyn Work>,
+    came: Receiver<u64>,
+    go: Sender<()>,
+}
+
+fn held(node: &Node) -> Held {
+    let ((came, seen), (go, wait)) = (channel(), channel::<()>());
+    let (came, wait) = (Mutex::new(came), Mutex::new(wait));
+    let handler = move |p: &Publication| -> Handled {
+        came.lock().unwrap().send(p.offset())?;
+        // Either way it goes on.
+        let _ = wait.lock().unwrap().recv();
+        Ok(())
+    };
+    let work = node.broker.consume(Consume::group("held"), Arc::new(handler)).unwrap();
+    Held { work, came: seen, go }
+}
+
+#[test]
+fn a_stop_waits_for_the_handler_and_commits() {
+    let rig = rig();
+    let node = rig.node("memory");
+    let offsets: Vec<u64> =
+        (0..3).map(|n| node.stored("lobby", &format!("m{n}"), "1").position.offset).collect();
+    let Held { work, came, go } = held(&node);
+    assert_eq!(came.recv_timeout(LONG), Ok(offsets[0]));
+    work.end(LONG.as_millis() as u64);
+    go.send(()).unwrap();
+    assert!(work.wait());
+    assert_eq!(work.status().handled, 1);
+    assert!(came.try_recv().is_err(), "nothing is begun after a stop");
+    // The next one of the group goes on behind it.
+    let Held { work, came, go } = held(&node);
+    for offset in &offsets[1..] {
+        assert_eq!(came.recv_timeout(LONG), Ok(*offset));
+        go.send(()).unwrap();
+    }
+    work.end(LONG.as_millis() as u64);
+    assert!(work.wait());
+    node.stop();
+}
+
+#[test]
+fn a_handler_that_goes_on_is_left_alone_and_its_publication_comes_again() {
+    let rig = rig();
+    let node = rig.node("memory");
+    let offset = node.stored("lobby", "m", "1").position.offset;
+    let one = held(&node);
+    assert_eq!(one.came.recv_timeout(LONG), Ok(offset));
+    one.work.end(50);
+    assert!(!one.work.wait(), "not all that was begun is done");
+    let two = held(&node);
+    assert_eq!(two.came.recv_timeout(LONG), Ok(offset));
+    drop((one.go, two.go));
+    two.work.end(LONG.as_millis() as u64);
+    assert!(two.work.wait());
+    node.stop();
+}
+
+#[test]
+fn a_broker_that_stops_stops_its_consumers() {
+    let rig = rig();
+    let node = rig.node("memory");
+    node.stored("lobby", "m", "1");
+    let Held { work, came, go } = held(&node);
+    came.recv_timeout(LONG).unwrap();
+    drop(go);
+    let metrics = node.metrics.clone();
+    let deadline_ms = node.broker.shared.clock.steady_ms() + 30_000;
+    node.broker.stop(deadline_ms).unwrap();
+    assert!(work.wait());
+    let group = metrics.groups.get("held");
+    assert_eq!((group.handled.get(), group.partitions.get(), group.lag.get()), (1, 0, 0));
+    let handler = |_: &Publication| Ok(());
+    let late = node.broker.consume(Consume::default(), Arc::new(handler)).unwrap_err();
+    assert_eq!(late.code(), Code::Stopping);
+}
+
+#[test]
+fn a_handler_may_stop_its_own_consumer() {
+    let rig = rig();
+    let node = rig.node("memory");
+    node.stored("lobby", "m", "1");
+    let (mine, own) = channel::<Arc<dyn Work>>();
+    let (done, ended) = channel();
+    let (own, done) = (Mutex::new(own), Mutex::new(done));
+    let handler = move |_: &Publication| -> Handled {
+        let own = own.lock().unwrap().recv()?;
+        own.end(LONG.as_millis() as u64);
+        done.lock().unwrap().send(own.wait())?;
+        Ok(())
+    };
+    let work = node.broker.consume(Consume::default(), Arc::new(handler)).unwrap();
+    mine.send(work).unwrap();
+    // It has not waited for itself, and so not committed what it was at.
+    assert_eq!(ended.recv_timeout(LONG), Ok(false));
+    node.stop();
+}
+
+#[test]
+fn a_property_that_is_none_is_refused() {
+    let rig = rig();
+    let node = rig.node("memory");
+    for (name, value) in [("group.id", "x"), ("auto.offset.reset", "latest"), ("no.such", "x")] {
+        let how = Consume::default().property(name, value);
+        let e = node.broker.consume(how, Arc::new(|_: &Publication| Ok(()))).unwrap_err();
+        assert_eq!(e.code(), Code::InvalidConfig, "{e}");
+        assert!(e.message().contains(name), "{e}");
+    }
+    node.stop();
+}
+
+#[test]
+fn waits_after_errors_grow_and_begin_anew_once_something_was_handled() {
+    let mut failures = Failures::default();
+    let mut wait = |handled| failures.wait(handled, (100, 700));
+    assert_eq!([0; 5].map(&mut wait), [100, 200, 400, 700, 700]);
+    assert_eq!([1, 0, 0, 2].map(&mut wait), [100, 200, 400, 100]);
+    assert!([0; 100].map(&mut wait).iter().all(|ms| *ms <= 700));
+}
