@@ -1,5 +1,5 @@
-//! What a group tells its member: changes of the assignment, and what became of commits. They are noted here and dealt with by the reader,
-//! which goes on polling meanwhile: a member that does not poll is thrown out.
+//! What a group tells its member: changes of the assignment. They are noted here and dealt with by the reader, which goes on polling
+//! meanwhile: a member that does not poll is thrown out.
 
 use crate::broker::kafka::client::Context;
 use rdkafka::client::ClientContext;
@@ -25,35 +25,23 @@ pub enum Change {
 #[derive(Debug)]
 pub struct GroupContext {
     client: Context,
-    news: Mutex<News>,
+    changes: Mutex<VecDeque<Change>>,
     closing: AtomicBool,
-}
-
-#[derive(Debug, Default)]
-struct News {
-    changes: VecDeque<Change>,
-    /// What became of the commit under way.
-    committed: Option<KafkaResult<()>>,
 }
 
 impl GroupContext {
     /// With what all clients do.
     pub fn new(client: Context) -> GroupContext {
-        GroupContext { client, news: Mutex::default(), closing: AtomicBool::new(false) }
+        GroupContext { client, changes: Mutex::default(), closing: AtomicBool::new(false) }
     }
 
-    fn news(&self) -> MutexGuard<'_, News> {
-        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    fn changes(&self) -> MutexGuard<'_, VecDeque<Change>> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The next change that has not been dealt with.
     pub fn take_change(&self) -> Option<Change> {
-        self.news().changes.pop_front()
-    }
-
-    /// What became of the commit, once that is known.
-    pub fn take_committed(&self) -> Option<KafkaResult<()>> {
-        self.news().committed.take()
+        self.changes().pop_front()
     }
 
     /// From now on changes are answered at once: nobody is left to deal with them.
@@ -106,11 +94,6 @@ impl ConsumerContext for GroupContext {
         }
         let partitions = list.elements().iter().map(|e| e.partition()).collect();
         let change = if assigned { Change::Assign(partitions) } else { Change::Revoke(partitions) };
-        self.news().changes.push_back(change);
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        let each = offsets.elements().iter().find_map(|e| e.error().err()).map_or(Ok(()), Err);
-        self.news().committed = Some(result.and(each));
+        self.changes().push_back(change);
     }
 }

@@ -1,9 +1,10 @@
 //! Consumers that are members of a group: each publication to one of them, committed once it was handled. docs/kafka.md says what a host
 //! may rely on.
 //!
-//! A consumer has a thread that polls, assigns and commits (`reader`), and threads that call the handler (`pool`), so that a slow handler
+//! A consumer has a thread that polls, assigns and says what to commit (`reader`), one that commits it, and threads that call the handler (`pool`), so that a slow handler
 //! does not cost the membership. What is handled is not what the group fetches but what this node's tail made of it (`sight`).
 
+mod commit;
 mod group;
 mod lane;
 mod pool;
@@ -21,6 +22,7 @@ use crate::config::Kafka;
 use crate::error::{Error, Result};
 use crate::metrics::{GroupMetrics, Metric};
 use crate::threads;
+use commit::Committer;
 use group::GroupContext;
 use pool::Pool;
 use rdkafka::config::FromClientConfigAndContext;
@@ -132,6 +134,8 @@ impl Consumers {
         let ring = bell.clone();
         consumer.set_nonempty_callback(move || ring.ring());
         let no_thread = |e| Error::new(Code::Internal, format!("cannot start a thread of a consumer: {e}"));
+        let consumer = Arc::new(consumer);
+        let committer = Committer::start(&consumer, bell.clone()).map_err(no_thread)?;
         let pool = Pool::start(handler, how.threads, bell.clone()).map_err(no_thread)?;
         let control = Arc::new(Control {
             clock: shared.clock.clone(),
@@ -145,7 +149,15 @@ impl Consumers {
         });
         let sight = Sight::new(shared.clone());
         let watcher = shared.watchers.add(bell);
-        let reader = Reader::new(how, &self.address.topic, consumer, sight, control.clone(), watcher.clone());
+        let reader = Reader::new(
+            how,
+            &self.address.topic,
+            consumer,
+            committer,
+            sight,
+            control.clone(),
+            watcher.clone(),
+        );
         let watched = watcher.clone();
         let thread = {
             let (shared, control) = (shared.clone(), control.clone());

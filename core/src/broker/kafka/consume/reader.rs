@@ -1,5 +1,6 @@
 //! The thread of a consumer: it polls, so that the group keeps the member, deals out work, and commits what is done.
 
+use super::commit::Committer;
 use super::group::{Change, GroupContext, assign, is_cooperative, unassign};
 use super::lane::{Found, Lane, Work};
 use super::sight::Sight;
@@ -7,21 +8,21 @@ use super::{Control, Watcher};
 use crate::broker::consume::Consume;
 use crate::codes::Code;
 use crate::error::Error;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartitionListElem};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How long it sleeps if nothing rings: librdkafka throws out who does not poll for far longer.
 const NAP_MS: u64 = 100;
 /// How often what is done is committed.
 const COMMIT_MS: u64 = 200;
-/// How long until a commit is tried again, or taken for lost.
+/// How long until a commit is tried again.
 const COMMIT_AGAIN_MS: u64 = 500;
-const COMMIT_LOST_MS: u64 = 60_000;
 /// How long a commit may take before partitions go, or the group is left.
 const LAST_COMMIT_MS: u64 = 2_000;
 /// How long one question to the cluster may take, and until it is asked again.
@@ -33,6 +34,7 @@ pub struct Reader {
     how: Consume,
     topic: String,
     consumer: Arc<BaseConsumer<GroupContext>>,
+    committer: Committer,
     sight: Sight,
     control: Arc<Control>,
     watcher: Arc<Watcher>,
@@ -44,7 +46,8 @@ pub struct Reader {
     /// The lane that is looked at first.
     turn: u32,
     change: Option<Pending>,
-    commit: Option<Commit>,
+    /// What is being committed: which assignments, and how far.
+    commit: Option<Vec<(u32, u64, u64)>>,
     /// When something is to be committed; may be, after a failure; when the cluster may be asked, and the numbers be looked at (steady
     /// clock).
     commit_ms: u64,
@@ -62,13 +65,6 @@ struct Pending {
     /// Until when handlers, and the commit after them, are waited for.
     until_ms: u64,
     commit_until_ms: u64,
-}
-
-/// A commit under way: which assignments, and how far.
-#[derive(Debug)]
-struct Commit {
-    offsets: Vec<(u32, u64, u64)>,
-    since_ms: u64,
 }
 
 /// Where a partition is to be begun.
@@ -103,7 +99,8 @@ impl Reader {
     pub fn new(
         how: Consume,
         topic: &str,
-        consumer: BaseConsumer<GroupContext>,
+        consumer: Arc<BaseConsumer<GroupContext>>,
+        committer: Committer,
         sight: Sight,
         control: Arc<Control>,
         watcher: Arc<Watcher>,
@@ -111,7 +108,8 @@ impl Reader {
         Reader {
             how,
             topic: topic.into(),
-            consumer: Arc::new(consumer),
+            consumer,
+            committer,
             sight,
             control,
             watcher,
@@ -139,12 +137,14 @@ impl Reader {
         self.control.pool().close();
         self.control.gauge(|m| &m.partitions, 0);
         self.control.gauge(|m| &m.lag, 0);
-        let Reader { consumer, lanes, sight, .. } = self;
+        let Reader { consumer, committer, commit, lanes, sight, .. } = self;
         end();
         drop(sight);
         consumer.context().close();
         // The queues of the lanes hold the client; the last one leaves the group.
         drop(lanes);
+        // One that is stuck is the last to hold it, then.
+        committer.end(if commit.is_none() { QUESTION } else { Duration::ZERO });
         drop(consumer);
         clean
     }
@@ -200,8 +200,10 @@ impl Reader {
     }
 
     fn nap(&self, now_ms: u64) -> Duration {
+        // A pool that is full rings when it is not.
+        let open = self.pool_has_room();
         let retries = self.lanes.values().filter_map(|lane| match lane.work {
-            Work::Later(_, at_ms) => Some(at_ms),
+            Work::Later(_, at_ms) if open && !lane.halt.load(Ordering::Acquire) => Some(at_ms),
             _ => None,
         });
         let next = retries.chain([now_ms + NAP_MS]).min().unwrap_or(now_ms);
@@ -264,7 +266,7 @@ impl Reader {
         let order = self.lanes.range(self.turn..).chain(self.lanes.range(..self.turn));
         let order: Vec<u32> = order.map(|(partition, _)| *partition).collect();
         for partition in order {
-            if self.out >= 2 * self.how.threads {
+            if !self.pool_has_room() {
                 break;
             }
             let Some(lane) = self.lanes.get_mut(&partition) else { continue };
@@ -287,6 +289,11 @@ impl Reader {
             self.watcher.rest();
         }
         more
+    }
+
+    /// One job for each thread, and one that is ready when that is done.
+    fn pool_has_room(&self) -> bool {
+        self.out < 2 * self.how.threads
     }
 
     /// Once in a while.
@@ -435,7 +442,7 @@ impl Reader {
 
     fn halt(&self, which: impl Fn(&Lane) -> bool) {
         let lanes = self.lanes.values().filter(|lane| which(lane));
-        lanes.for_each(|lane| lane.halt.store(true, std::sync::atomic::Ordering::Release));
+        lanes.for_each(|lane| lane.halt.store(true, Ordering::Release));
     }
 
     /// Begins those partitions anew whose next record is not there.
@@ -493,8 +500,9 @@ impl Reader {
             return;
         }
         self.commit_ms = now_ms + COMMIT_MS;
-        match self.send_commit(&offsets) {
-            Ok(()) => self.commit = Some(Commit { offsets, since_ms: now_ms }),
+        match self.offsets(&offsets).map(|list| self.committer.send(list)) {
+            Ok(true) => self.commit = Some(offsets),
+            Ok(false) => self.again_ms = now_ms + COMMIT_AGAIN_MS,
             Err(e) => {
                 tracing::debug!(error = %e, "a commit cannot be sent");
                 self.again_ms = now_ms + COMMIT_AGAIN_MS;
@@ -502,7 +510,7 @@ impl Reader {
         }
     }
 
-    fn send_commit(&self, offsets: &[(u32, u64, u64)]) -> KafkaResult<()> {
+    fn offsets(&self, offsets: &[(u32, u64, u64)]) -> KafkaResult<TopicPartitionList> {
         let mut list = TopicPartitionList::new();
         for (partition, _, next) in offsets {
             let mut element = list.add_partition(&self.topic, *partition as i32);
@@ -510,29 +518,23 @@ impl Reader {
             // An offset means nothing in another topic of the same name.
             element.set_metadata(self.sight.topic_id());
         }
-        self.consumer.commit(&list, CommitMode::Async)
+        Ok(list)
     }
 
     /// Sees what became of the commit under way.
     fn committed(&mut self, now_ms: u64) {
-        let answer = self.consumer.context().take_committed();
-        let Some(commit) = &self.commit else { return };
-        match answer {
-            None if now_ms < commit.since_ms + COMMIT_LOST_MS => return,
-            None => tracing::warn!("a commit is not answered; it is made again"),
-            Some(Ok(())) => {
-                for (partition, number, next) in &commit.offsets {
-                    if let Some(lane) = self.lanes.get_mut(partition).filter(|l| l.number == *number) {
-                        lane.committed = Some(*next);
-                    }
-                }
-            }
-            Some(Err(e)) => {
-                tracing::debug!(error = %e, "a commit failed; it is made again");
-                self.again_ms = now_ms + COMMIT_AGAIN_MS;
+        let Some(answer) = self.committer.answer() else { return };
+        let commit = self.commit.take().unwrap_or_default();
+        if let Err(e) = answer {
+            tracing::debug!(error = %e, "a commit failed; it is made again");
+            self.again_ms = now_ms + COMMIT_AGAIN_MS;
+            return;
+        }
+        for (partition, number, next) in commit {
+            if let Some(lane) = self.lanes.get_mut(&partition).filter(|l| l.number == number) {
+                lane.committed = Some(next);
             }
         }
-        self.commit = None;
     }
 
     /// The end: waits for the handlers that run, then for the commit of what is done. Some once there is nothing to wait for: whether all
