@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::ids::{MessageKey, random_bytes};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Most publishes that are sent before what has come is read.

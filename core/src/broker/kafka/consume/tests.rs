@@ -59,7 +59,6 @@ fn view(history_per_room: u64) -> View {
 #[test]
 fn the_handler_gets_what_the_view_decided() {
     let whole = view(1000);
-    assert_eq!(whole.reached(0), 6);
     let publication = |offset, id, prev| Some(Publication { record: record(offset, id), prev });
     assert_eq!(seen(&whole, &Origin::Read, &record(2, "a")).unwrap(), publication(2, "a", 0));
     assert_eq!(seen(&whole, &Origin::Read, &record(3, "a")).unwrap(), None);
@@ -74,7 +73,6 @@ fn where_history_was_dropped_the_ids_decide_and_what_nobody_knows_is_handled() {
     view.flush().unwrap();
     view.trim_below(0, 7).unwrap();
     view.flush().unwrap();
-    assert_eq!(view.reached(0), 6, "also once it is flushed");
     let publication = |offset, id| Some(Publication { record: record(offset, id), prev: 0 });
     for (offset, id) in [(2, "a"), (4, "b")] {
         assert_eq!(seen(&view, &Origin::Read, &record(offset, id)).unwrap(), publication(offset, id));
