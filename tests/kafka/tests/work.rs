@@ -505,3 +505,25 @@ fn other_logs_have_no_groups() {
     engine.stop(PATIENCE).unwrap();
     assert_eq!(engine.consume("chats", |_| Ok(())).unwrap_err().code(), Code::Stopped);
 }
+
+/// What a group has committed means nothing in another topic of the name: all of that is handled.
+#[test]
+fn a_topic_that_was_created_again_is_handled_from_its_beginning() {
+    const NEW: u64 = 20;
+    let cluster = Cluster::one().start();
+    let oracle = Oracle::new(cluster.addresses());
+    let a = engine(&cluster.url(TOPIC));
+    let notes = Notes::default();
+    let consumer = a.consume("chats", noting(&notes, "a")).unwrap();
+    publish(&a, &["lobby".into()], "old", 5);
+    notes.wait("the old ones", |notes| notes.len() == 5);
+    oracle.delete(TOPIC);
+    oracle.create(TOPIC, PARTITIONS, &["message.timestamp.type=LogAppendTime"]);
+    let new: Vec<Draft> = (0..NEW).map(|n| Draft::new("lobby", &n.to_string())).collect();
+    oracle.produce(TOPIC, &new);
+    let handled = |notes: &[Note]| notes[5..].iter().map(|n| n.offset).collect::<BTreeSet<_>>();
+    let all = notes.wait("the new ones", |notes| handled(notes) == (1..=NEW).collect());
+    assert!(all[5..].iter().all(|n| n.id.contains('-')), "none of the old ones: {all:?}");
+    stop(consumer);
+    a.stop(PATIENCE).unwrap();
+}
