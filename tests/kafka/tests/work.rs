@@ -89,7 +89,7 @@ fn publish(engine: &Engine, rooms: &[String], ids: &str, count: usize) {
 /// What a node has as history.
 fn history(engine: &Engine, rooms: &[String]) -> Rooms {
     let page = |room: &String| {
-        let mut all = Vec::new();
+        let mut all: Vec<(u64, u64, String)> = Vec::new();
         loop {
             let after = all.last().map_or(0, |(offset, ..)| *offset);
             let query = HistoryQuery { after, limit: 500, ..HistoryQuery::default() };
@@ -295,7 +295,9 @@ fn a_handler_that_is_slower_than_a_member_may_poll_stays_in_its_group() {
     until("it has all", || three.status().partitions == 4 && three.status().lag == 0);
     assert_eq!((three.status().handled, notes.all().len()), (0, 3));
     stop(three);
-    [a, b].map(|engine| engine.stop(PATIENCE).unwrap());
+    for engine in [a, b] {
+        engine.stop(PATIENCE).unwrap();
+    }
 }
 
 #[test]
@@ -380,7 +382,9 @@ fn a_node_that_is_behind_waits_and_skips_nothing() {
     assert_eq!(consumer.status().skipped, 2);
     stop(consumer);
     stop(beside);
-    [behind, other].map(|engine| engine.stop(PATIENCE).unwrap());
+    for engine in [behind, other] {
+        engine.stop(PATIENCE).unwrap();
+    }
 }
 
 #[test]
@@ -493,7 +497,9 @@ fn other_protocols_of_groups_work_too() {
         assert_eq!(notes.rooms(), expected, "{group}");
         stop(one);
     }
-    [a, b].map(|engine| engine.stop(PATIENCE).unwrap());
+    for engine in [a, b] {
+        engine.stop(PATIENCE).unwrap();
+    }
 }
 
 #[test]
