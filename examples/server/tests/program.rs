@@ -233,7 +233,7 @@ fn wrong_arguments_and_settings() {
     refuses(&["--set", "limits.message_bytes=0"], 2, &["limits.message_bytes must be between"]);
     refuses(&["--listn", "127.0.0.1:0"], 2, &["--listn", "--listen"]);
     refuses(&["--log-level", "loud"], 2, &["loud", "warn"]);
-    refuses(&["--log", "kafka://localhost/chats", "--listen", "127.0.0.1:0"], 2, &["kafka://"]);
+    refuses(&["--log", "kafka://ann:secret@localhost/chats", "--listen", "127.0.0.1:0"], 2, &["kafka"]);
     let output = finish(program(&[]).env("KLATCH_LIMITS__PUBLISH_RAT", "1"));
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("did you mean KLATCH_LIMITS__PUBLISH_RATE?"));

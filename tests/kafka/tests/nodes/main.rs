@@ -3,9 +3,9 @@
 // Helpers of tests are not tests to clippy, so what it allows in those is said here.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-mod anew;
 mod broken;
 mod foreign;
+mod lives;
 mod load;
 mod resume;
 mod topics;
