@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use klatch_kafka_ext::{IdError, topic_id};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::Client;
-use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,9 +32,32 @@ pub struct Topic {
     pub id: [u8; 16],
     /// First and next offset of each partition that is klatch's.
     pub marks: Vec<(u64, u64)>,
-    /// An acknowledged message may be on one broker only. False where the topic's configuration is not looked at.
-    pub single_copy: bool,
+    /// What its configuration tells; nothing where that is not looked at.
+    pub found: Found,
 }
+
+/// What a topic's configuration tells.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Found {
+    /// An acknowledged message may be on one broker only.
+    pub single_copy: bool,
+    /// The largest batch of messages that it takes, where that is known.
+    pub largest_batch: Option<u64>,
+}
+
+impl Found {
+    /// Has a producer's batches fit. The cluster takes all of a batch or nothing: one that is too large as a whole would take messages
+    /// with it that are not.
+    pub fn fit(&self, config: &mut ClientConfig) {
+        let size = |config: &ClientConfig| config.get("batch.size").and_then(|size| size.parse().ok());
+        if let Some(largest) = self.largest_batch {
+            config.set("batch.size", largest.min(size(config).unwrap_or(BATCH_SIZE)).max(1).to_string());
+        }
+    }
+}
+
+/// librdkafka's default.
+const BATCH_SIZE: u64 = 1_000_000;
 
 /// How a topic's id is found out.
 #[derive(Clone, Debug)]
@@ -106,9 +129,9 @@ pub fn prepare(
     let admin = Admin { ids, address, settings, mode, client, patience };
     let id = admin.find()?;
     admin.led()?;
-    let single_copy = mode != TopicMode::Skip && admin.verify()?;
+    let found = if mode == TopicMode::Skip { Found::default() } else { admin.verify()? };
     let marks = (0..settings.partitions).map(|p| admin.marks(p)).collect::<Result<_>>()?;
-    Ok(Topic { id, marks, single_copy })
+    Ok(Topic { id, marks, found })
 }
 
 impl Admin<'_> {
@@ -217,8 +240,8 @@ impl Admin<'_> {
         }
     }
 
-    /// Looks at what klatch relies on. True: an acknowledged message may be on one broker only.
-    fn verify(&self) -> Result<bool> {
+    /// Looks at what klatch relies on.
+    fn verify(&self) -> Result<Found> {
         let topic = &self.address.topic;
         let resource = [ResourceSpecifier::Topic(topic)];
         let found = loop {
@@ -252,7 +275,8 @@ impl Admin<'_> {
                 "an acknowledged message may be on one broker only: min.insync.replicas of the topic is 1"
             );
         }
-        Ok(single_copy)
+        let largest_batch = value("max.message.bytes").and_then(|bytes| bytes.parse().ok());
+        Ok(Found { single_copy, largest_batch })
     }
 
     fn marks(&self, partition: u32) -> Result<(u64, u64)> {

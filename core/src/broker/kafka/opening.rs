@@ -95,7 +95,7 @@ impl Opening {
         let patience = Patience::new(shared.stopping.clone());
         let context = Context::new(shared.trouble.clone());
         let topic = admin::prepare(&self.ids, &self.address, &self.settings.kafka, mode, context, patience)?;
-        shared.metrics.kafka_single_copy.set(u64::from(topic.single_copy));
+        shared.metrics.kafka_single_copy.set(u64::from(topic.found.single_copy));
         let trouble = match self.follow(shared, number, &topic)? {
             Ok(opened) => return Ok(opened),
             Err(trouble) => trouble,
@@ -142,7 +142,8 @@ impl Opening {
                 return Err(Error::new(Code::Unavailable, text));
             }
         }
-        let config = client::config(Role::Producer, &self.address.servers, &self.settings.kafka)?;
+        let mut config = client::config(Role::Producer, &self.address.servers, &self.settings.kafka)?;
+        topic.found.fit(&mut config);
         let trouble = shared.trouble.clone();
         let context = move || Context::new(trouble.clone());
         let limit = self.settings.kafka.queue_bytes as usize;

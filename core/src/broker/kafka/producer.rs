@@ -454,7 +454,7 @@ mod tests {
 
     /// Messages with an id may be there twice and are there; those without are there once, or are unknown.
     #[test]
-    fn a_producer_that_failed_for_good_is_replaced_and_sends_again_in_order() {
+    fn r14_a_producer_that_failed_for_good_is_replaced_and_sends_again_in_order() {
         let mock = mock();
         let mut producer = producer(&mock, 30_000, 1 << 20);
         producer.send(message(0, true)).unwrap();
