@@ -7,12 +7,16 @@
 //   delete TOPIC
 //   delete-records TOPIC PARTITION:OFFSET ...  those before the offset; -1: all
 //   ends TOPIC                                 a line per partition: first offset, and the one after the last
+//   leaders TOPIC                              a line per partition: the node that leads it, and those that have all of it
+//   stable TOPIC                               a line per partition: up to where no transaction is open
 //   dump TOPIC                                 a line per record, by partition and offset
 //   follow TOPIC                               the same as it comes, without an end
 //   produce TOPIC [gzip]                       records from stdin, a line each, sent at once; a line per record: where it is
+//   write TOPIC                                lines "key TAB value" from stdin, each sent as it comes
+//   transaction TOPIC commit|abort|leave       the same as produce, in a transaction that ends so, or is left open
 //
 // All lines are JSON. A record is {partition, offset, timestamp, key, headers: [[name, value], ...], value}; a key or value is null,
-// a string, or {"base64": "..."} where its bytes are no UTF-8. To produce, partition, headers, key and value may be left out.
+// a string, or {"base64": "..."} where its bytes are no UTF-8. To produce, all of it but the value may be left out.
 import { createInterface } from "node:readline";
 import kafkajs from "kafkajs";
 
@@ -78,12 +82,10 @@ async function endsOf(topic) {
 // Reads partitions from these positions, which it moves on; calls `seen` with each record. kafkajs's consumer is not used: it reads as
 // a member of a group, and a group takes long to form and says little about where it is.
 async function read(positions, seen, enough) {
-  const createCluster = Object.getOwnPropertySymbols(kafka).find((s) => s.description === "private:Kafka:createCluster");
-  const cluster = kafka[createCluster]({ allowAutoTopicCreation: false });
-  await cluster.connect();
-  await cluster.addTargetTopic(topic);
+  let cluster;
   while (!enough()) {
     try {
+      cluster ??= await clusterOf();
       const leaders = Object.entries(cluster.findLeaderForPartitions(topic, [...positions.keys()]));
       for (const answer of await Promise.all(leaders.map(([nodeId, mine]) => fetch(cluster, nodeId, mine, positions)))) {
         for (const { partition, messages } of answer.responses.flatMap((r) => r.partitions)) {
@@ -96,17 +98,25 @@ async function read(positions, seen, enough) {
       }
     } catch (error) {
       await later(error);
-      await cluster.refreshMetadata().catch(() => {});
+      await cluster?.refreshMetadata().catch(() => {});
     }
   }
-  await cluster.disconnect();
+  await cluster?.disconnect();
 }
 
-async function fetch(cluster, nodeId, partitions, positions) {
+async function clusterOf() {
+  const createCluster = Object.getOwnPropertySymbols(kafka).find((s) => s.description === "private:Kafka:createCluster");
+  const cluster = kafka[createCluster]({ allowAutoTopicCreation: false });
+  await cluster.connect();
+  await cluster.addTargetTopic(topic);
+  return cluster;
+}
+
+async function fetch(cluster, nodeId, partitions, positions, maxWaitTime = 5000) {
   const broker = await cluster.findBroker({ nodeId });
   const from = (partition) => ({ partition, fetchOffset: positions.get(partition), maxBytes: 1 << 20 });
   const topics = [{ topic, partitions: partitions.map(from) }];
-  return broker.fetch({ isolationLevel: READ_UNCOMMITTED, minBytes: 1, maxBytes: 16 << 20, maxWaitTime: 5000, topics });
+  return broker.fetch({ isolationLevel: READ_UNCOMMITTED, minBytes: 1, maxBytes: 16 << 20, maxWaitTime, topics });
 }
 
 // Up to where each partition reached when it began.
@@ -131,15 +141,23 @@ async function follow() {
   await read(new Map(ends.map((e) => [e.partition, e.low])), print, () => false);
 }
 
-async function produce() {
+const producerOf = (options) =>
+  kafka.producer({ createPartitioner: Partitioners.DefaultPartitioner, allowAutoTopicCreation: false, ...options });
+
+async function given() {
   const messages = [];
-  for await (const given of createInterface({ input: process.stdin })) {
-    const { partition, key, value, headers = [] } = JSON.parse(given);
+  for await (const line of createInterface({ input: process.stdin })) {
+    const { partition, timestamp, key, value, headers = [] } = JSON.parse(line);
     const byName = {};
     for (const [name, value] of headers) (byName[name] ??= []).push(bytes(value));
-    messages.push({ partition, key: bytes(key), value: bytes(value), headers: byName });
+    messages.push({ partition, timestamp: timestamp?.toString(), key: bytes(key), value: bytes(value), headers: byName });
   }
-  const producer = kafka.producer({ createPartitioner: Partitioners.DefaultPartitioner, allowAutoTopicCreation: false });
+  return messages;
+}
+
+async function produce() {
+  const messages = await given();
+  const producer = producerOf({});
   await producer.connect();
   // Each is a batch of its own, so that it can be said where each is.
   for (const message of messages) {
@@ -148,6 +166,51 @@ async function produce() {
     print({ partition: at.partition, offset: Number(at.baseOffset) });
   }
   await producer.disconnect();
+}
+
+async function write() {
+  // New partitions are noticed soon.
+  const producer = producerOf({ metadataMaxAge: 200 });
+  await producer.connect();
+  for await (const line of createInterface({ input: process.stdin })) {
+    const [key, value] = line.split("\t");
+    await producer.send({ topic, messages: [{ key, value }], acks: -1 });
+  }
+  await producer.disconnect();
+}
+
+async function transaction() {
+  const messages = await given();
+  const producer = producerOf({ transactionalId: `oracle-${process.pid}`, maxInFlightRequests: 1, idempotent: true });
+  await producer.connect();
+  const open = await producer.transaction();
+  for (const message of messages) {
+    const [at] = await open.send({ topic, messages: [message], acks: -1 });
+    print({ partition: at.partition, offset: Number(at.baseOffset) });
+  }
+  // Whoever ends without a word leaves it to the cluster's patience.
+  if (args[0] === "leave") process.exit(0);
+  await (args[0] === "commit" ? open.commit() : open.abort());
+  await producer.disconnect();
+}
+
+async function leaders() {
+  const { topics } = await admin((a) => a.fetchTopicMetadata({ topics: [topic] }));
+  topics[0].partitions
+    .sort((a, b) => a.partitionId - b.partitionId)
+    .forEach((p) => print({ partition: p.partitionId, leader: p.leader, in_sync: p.isr }));
+}
+
+async function stable() {
+  const ends = await endsOf(topic);
+  const cluster = await clusterOf();
+  for (const [nodeId, mine] of Object.entries(cluster.findLeaderForPartitions(topic, ends.map((e) => e.partition)))) {
+    const answer = await fetch(cluster, nodeId, mine, new Map(ends.map((e) => [e.partition, e.high])), 0);
+    for (const { partition, lastStableOffset } of answer.responses.flatMap((r) => r.partitions)) {
+      print({ partition, offset: Number(lastStableOffset) });
+    }
+  }
+  await cluster.disconnect();
 }
 
 const properties = (pairs) =>
@@ -170,13 +233,17 @@ const commands = {
     });
   },
   ends: async () => (await endsOf(topic)).forEach(print),
+  leaders,
+  stable,
   dump,
   follow,
   produce,
+  write,
+  transaction,
 };
 
 // A cluster that does not answer is no reason to wait for ever.
-if (command !== "follow") {
+if (command !== "follow" && command !== "write") {
   setTimeout(() => {
     process.stderr.write("no end of it after two minutes\n");
     process.exit(1);

@@ -7,6 +7,7 @@
 use crate::server::{self, Net};
 use crate::{PATIENCE, home};
 use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -33,8 +34,8 @@ impl Jars {
         fs::create_dir_all(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
         let lock = folder.join("lock");
         let lock = File::create(&lock).unwrap_or_else(|e| panic!("{}: {e}", lock.display()));
-        let jars = folder.join("jars");
-        let archive = folder.join(format!("classes-{:016x}.jsa", java_installed()));
+        let jars = folder.join(format!("jars-{:016x}", hash(POM)));
+        let archive = folder.join(format!("classes-{:016x}.jsa", hash((java_installed(), POM))));
         // A whole cache needs no lock.
         if !jars.is_dir() || !archive.is_file() {
             lock.lock().unwrap_or_else(|e| panic!("the cache's lock: {e}"));
@@ -52,6 +53,46 @@ impl Jars {
     }
 }
 
+/// What is fetched: other jars are another folder.
+const POM: &str = include_str!("../pom.xml");
+
+fn hash(what: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Python with confluent-kafka, which is librdkafka as programs in other languages have it. Made where it is missing.
+///
+/// # Panics
+/// If it cannot be: without Python's `venv`, without a registry to fetch from.
+pub fn python() -> PathBuf {
+    let folder = folder();
+    fs::create_dir_all(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let lock = folder.join("lock");
+    let lock = File::create(&lock).unwrap_or_else(|e| panic!("{}: {e}", lock.display()));
+    let wanted = fs::read_to_string(home().join("requirements.txt")).unwrap_or_default();
+    // An environment knows where it is, so it is made in its place; what says that it is whole comes last.
+    let made = folder.join(format!("python-{:016x}", hash(&wanted)));
+    let (python, whole) = (made.join("bin/python"), made.join("whole"));
+    if !whole.is_file() {
+        lock.lock().unwrap_or_else(|e| panic!("the cache's lock: {e}"));
+        if !whole.is_file() {
+            run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&made));
+            let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"];
+            run(Command::new(&python).args(pip).arg(home().join("requirements.txt")));
+            fs::write(&whole, "").unwrap_or_else(|e| panic!("{}: {e}", whole.display()));
+        }
+    }
+    python
+}
+
+fn run(command: &mut Command) {
+    let run = command.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let said = [&run.stdout[..], &run.stderr[..]].concat();
+    assert!(run.status.success(), "{command:?}: {}", String::from_utf8_lossy(&said));
+}
+
 fn folder() -> PathBuf {
     if let Some(folder) = std::env::var_os(CACHE) {
         return folder.into();
@@ -65,23 +106,19 @@ fn folder() -> PathBuf {
 
 /// The version that `pom.xml` names.
 fn version() -> String {
-    let pom = fs::read_to_string(home().join("pom.xml")).unwrap_or_default();
-    let version = pom.split("<kafka.version>").nth(1).and_then(|rest| rest.split('<').next());
+    let version = POM.split("<kafka.version>").nth(1).and_then(|rest| rest.split('<').next());
     version.unwrap_or_else(|| panic!("pom.xml names no version of Kafka")).to_owned()
 }
 
 /// Stands for the Java that is installed: another one cannot use its archive.
 fn java_installed() -> u64 {
-    use std::hash::{DefaultHasher, Hash, Hasher};
     let path = std::env::var_os("PATH").unwrap_or_default();
     let java = std::env::split_paths(&path)
         .map(|folder| folder.join("java"))
         .find_map(|java| java.canonicalize().ok())
         .unwrap_or_else(|| panic!("there is no java: install a Java 17 or later"));
     let file = java.metadata().unwrap_or_else(|e| panic!("{}: {e}", java.display()));
-    let mut hasher = DefaultHasher::new();
-    (java, file.len(), file.modified().ok()).hash(&mut hasher);
-    hasher.finish()
+    hash((java, file.len(), file.modified().ok()))
 }
 
 /// In an order of its own: the archive is for exactly this text.
@@ -106,9 +143,7 @@ fn fetch(folder: &Path, jars: &Path) {
         .arg(home().join("pom.xml"))
         .args(["dependency:copy-dependencies", "-DincludeScope=runtime"])
         .arg(format!("-DoutputDirectory={}", made.display()));
-    let run = maven.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("mvn: {e}"));
-    let said = [&run.stdout[..], &run.stderr[..]].concat();
-    assert!(run.status.success(), "mvn: {}", String::from_utf8_lossy(&said));
+    run(&mut maven);
     fs::rename(&made, jars).unwrap_or_else(|e| panic!("{}: {e}", made.display()));
 }
 

@@ -93,6 +93,7 @@ impl Record {
     pub fn again(&self) -> Draft {
         Draft {
             partition: None,
+            timestamp: None,
             key: self.key.clone(),
             headers: self.headers.clone(),
             value: self.value.clone(),
@@ -106,6 +107,9 @@ pub struct Draft {
     /// Its partition. None: as kafkajs computes it from the key, which is as Java does, or any without a key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub partition: Option<u32>,
+    /// Its time, where the topic leaves it to those who write.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<u64>,
     /// Its key.
     pub key: Option<Bytes>,
     /// Its headers. kafkajs cannot write one without a value.
@@ -139,6 +143,40 @@ pub struct Ends {
     pub low: u64,
     /// The offset of the next record.
     pub high: u64,
+}
+
+/// Who has a partition. Nodes are counted from 0.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Leader {
+    /// The partition.
+    pub partition: u32,
+    /// The node that leads it, as the cluster counts: from 1.
+    leader: usize,
+    /// Those that have all of it, as the cluster counts them.
+    in_sync: Vec<usize>,
+}
+
+impl Leader {
+    /// The node that leads it.
+    pub fn node(&self) -> usize {
+        self.leader - 1
+    }
+
+    /// The others that have all of it.
+    pub fn followers(&self) -> Vec<usize> {
+        self.in_sync.iter().filter(|node| **node != self.leader).map(|node| node - 1).collect()
+    }
+}
+
+/// How a transaction ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Its records hold.
+    Commit,
+    /// They do not.
+    Abort,
+    /// Nobody ends it: the cluster does when it has waited long enough.
+    Leave,
 }
 
 /// All records of a topic, by partition and offset.
@@ -194,6 +232,26 @@ impl Oracle {
         lines(&self.run(&["ends", topic], ""))
     }
 
+    /// Who leads each partition.
+    pub fn leaders(&self, topic: &str) -> Vec<Leader> {
+        lines(&self.run(&["leaders", topic], ""))
+    }
+
+    /// Up to where each partition has no open transaction.
+    pub fn stable(&self, topic: &str) -> Vec<Place> {
+        lines(&self.run(&["stable", topic], ""))
+    }
+
+    /// Writes records in a transaction, and says where they are.
+    pub fn transaction(&self, topic: &str, records: &[Draft], end: End) -> Vec<Place> {
+        let end = match end {
+            End::Commit => "commit",
+            End::Abort => "abort",
+            End::Leave => "leave",
+        };
+        lines(&self.run(&["transaction", topic, end], &input(records)))
+    }
+
     /// Everything in a topic, as far as its partitions reached when it began to read. It sees what transactions have aborted, too.
     pub fn dump(&self, topic: &str) -> Dump {
         Dump { records: lines(&self.run(&["dump", topic], "")) }
@@ -217,7 +275,8 @@ impl Oracle {
         follower
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    /// The program with these arguments.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let folder = folder();
         assert!(
             folder.join("node_modules/kafkajs").is_dir(),

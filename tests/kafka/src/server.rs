@@ -90,9 +90,11 @@ const SMALL: &[(&str, &str)] = &[
     ("log.segment.delete.delay.ms", "1000"),
     ("controller.quorum.append.linger.ms", "0"),
     ("broker.heartbeat.interval.ms", "100"),
-    ("broker.session.timeout.ms", "1500"),
-    ("controller.quorum.fetch.timeout.ms", "750"),
-    ("controller.quorum.election.timeout.ms", "400"),
+    ("broker.session.timeout.ms", "2000"),
+    ("controller.quorum.fetch.timeout.ms", "1000"),
+    ("controller.quorum.election.timeout.ms", "500"),
+    // On a machine with other things to do a start may take long.
+    ("initial.broker.registration.timeout.ms", "300000"),
     ("controller.listener.names", "CONTROLLER"),
     ("inter.broker.listener.name", "CLIENTS"),
 ];
@@ -216,7 +218,8 @@ pub fn ready(server: &Process) {
     }
 }
 
-fn java(jars: &Jars, flags: &[&str]) -> Command {
+/// A Java program of the jars.
+pub fn java(jars: &Jars, flags: &[&str]) -> Command {
     let mut command = mortal::command("java");
     command.args(["-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
     command.arg("-Djava.awt.headless=true");

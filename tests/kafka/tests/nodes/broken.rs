@@ -1,20 +1,25 @@
 //! Clusters that lose what they are made of, under nodes of klatch that do not.
 
 use crate::*;
-use klatch_harness::client::{Failure, JoinOptions, Seen};
+use klatch_harness::client::{Failure, JoinOptions};
 use klatch_harness::replay::{self, Options, Speed};
 use klatch_suite::corpus;
 use klatch_suite::members::listen;
 use std::sync::mpsc::channel;
-use std::time::{Duration, Instant};
 
 const MESSAGES: u64 = 3000;
 const KILLS: u64 = 3;
 
+/// A node that gives up as soon as one does by default.
+fn hasty(world: &World, name: &str) -> Launch {
+    world.node(name).set("limits.publish_timeout_ms", 10_000).set("kafka.message_timeout_ms", 8_000)
+}
+
 #[test]
 fn one_of_three_kafkas_is_killed_over_and_over_and_nothing_is_lost_or_said_twice() {
     let mut world = World::new(Cluster::three().start());
-    let ([a, b], urls) = two(&world);
+    let [a, b] = ["a", "b"].map(|name| hasty(&world, name).start());
+    let urls = [a.url(), b.url()];
     let corpus = corpus().limited(MESSAGES);
     let rooms: Vec<String> = corpus.scripts.iter().map(|s| s.room.clone()).collect();
     let live = urls.each_ref().map(|url| listen(url, &rooms, None));
@@ -73,24 +78,11 @@ fn one_of_three_kafkas_is_killed_over_and_over_and_nothing_is_lost_or_said_twice
     }
 }
 
-/// Asks until a node says this of itself.
-pub(crate) fn becomes(url: &str, status: u16, text: &str) {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let (now, body) = get(url, "/readyz");
-        if now == status && body.contains(text) {
-            return;
-        }
-        assert!(Instant::now() < until, "wanted {status} {text}, it is {now} {body}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 #[test]
 fn while_the_cluster_is_away_members_stay_and_publishes_are_refused_truthfully() {
     const ROOM: &str = "lobby";
     let mut world = World::new(Cluster::one().start());
-    let a = world.node("a").start();
+    let a = hasty(&world, "a").start();
     let mut ann = client(&a.url(), "ann");
     ann.join(ROOM, JoinOptions::default()).unwrap();
     stored(&mut ann, ROOM, "before", "1");

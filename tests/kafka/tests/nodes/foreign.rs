@@ -3,7 +3,7 @@
 use crate::*;
 use klatch_harness::client::JoinOptions;
 use klatch_kafka_tests::expected::partition;
-use klatch_kafka_tests::oracle::{Bytes, Draft};
+use klatch_kafka_tests::oracle::{Bytes, Draft, End};
 use klatch_suite::members::listen;
 
 const ROOM: &str = "lobby";
@@ -136,4 +136,30 @@ fn x17_every_codec_is_read() {
         // The attributes of the first batch.
         assert_eq!(segment[22] & 7, number, "{codec} is not what it is compressed with");
     }
+}
+
+#[test]
+fn a_transaction_that_nobody_ends_holds_up_no_room() {
+    let world = World::new(Cluster::one().start());
+    let a = world.node("a").start();
+    let rooms = [ROOM.to_owned()];
+    let live = listen(&a.url(), &rooms, None);
+    let mut ann = client(&a.url(), "ann");
+    stored(&mut ann, ROOM, "before", "1");
+    let left = world.oracle.transaction(TOPIC, &[Draft::new(ROOM, "\"left open\"")], End::Leave);
+    stored(&mut ann, ROOM, "after", "1");
+    // It is open, and who waits for its end waits here.
+    let stable = world.oracle.stable(TOPIC);
+    let open = stable.iter().find(|at| at.partition == left[0].partition);
+    assert_eq!(open, Some(&left[0]));
+    // Their ends take places in the partition, of which one is its last when this node starts.
+    world.oracle.transaction(TOPIC, &[Draft::new(ROOM, "\"taken back\"")], End::Abort);
+    world.oracle.transaction(TOPIC, &[Draft::new(ROOM, "\"committed\"")], End::Commit);
+    let b = world.node("b").start();
+    end(&b.url(), &rooms);
+    let expected = world.expected();
+    assert_eq!(expected.rooms[ROOM].len(), 6);
+    same("a member", &live.join().unwrap(), &expected.rooms);
+    tells("a", &a.url(), &expected.rooms);
+    tells("b", &b.url(), &expected.rooms);
 }

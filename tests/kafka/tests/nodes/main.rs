@@ -3,22 +3,25 @@
 // Helpers of tests are not tests to clippy, so what it allows in those is said here.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod anew;
 mod broken;
 mod foreign;
+mod growth;
 mod lives;
 mod load;
+mod outcomes;
 mod resume;
 mod topics;
+mod window;
 
 use klatch_harness::checker::{self, Expect};
-use klatch_harness::client::{Client, Outcome};
+use klatch_harness::client::{Client, Outcome, Seen};
 use klatch_harness::observe::ClientLog;
 use klatch_harness::process::Server;
 use klatch_kafka_tests::{Cluster, Expected, Oracle, PATIENCE};
 use klatch_suite::Launch;
 use klatch_suite::history::get;
 use klatch_suite::members::{END, Rooms, pages, same};
-use klatch_suite::server::stop;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -49,9 +52,14 @@ impl World {
         self.node_at(name, &self.cluster.url(TOPIC))
     }
 
-    /// The same, at another address of the cluster.
+    /// The same, at another address of the cluster. It waits for the cluster as long as the tests do, and for clients that wait for
+    /// something else.
     fn node_at(&self, name: &str, url: &str) -> Launch {
-        Launch::new(Path::new(url)).set("kafka.view_dir", self.folder.path().join(name).display())
+        Launch::new(Path::new(url))
+            .set("kafka.view_dir", self.folder.path().join(name).display())
+            .set("limits.publish_timeout_ms", PATIENCE.as_millis())
+            .set("kafka.message_timeout_ms", PATIENCE.as_millis() / 2)
+            .set("limits.heartbeat_ms", 10 * PATIENCE.as_millis())
     }
 
     fn expected(&self) -> Expected {
@@ -108,6 +116,28 @@ fn until(is: impl Fn() -> bool) {
     let by = Instant::now() + PATIENCE;
     while !is() {
         assert!(Instant::now() < by, "not within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// What a frame says of a join: whether the position that was named holds, or why it is refused.
+fn joined(seen: &Seen) -> Option<Result<bool, String>> {
+    match seen {
+        Seen::Joined { recovered, .. } => Some(Ok(*recovered)),
+        Seen::Refused { error, .. } => Some(Err(error.clone())),
+        _ => None,
+    }
+}
+
+/// Asks until a node says this of itself.
+fn becomes(url: &str, status: u16, text: &str) {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let (now, body) = get(url, "/readyz");
+        if now == status && body.contains(text) {
+            return;
+        }
+        assert!(Instant::now() < until, "wanted {status} {text}, it is {now} {body}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

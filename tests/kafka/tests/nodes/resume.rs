@@ -1,18 +1,10 @@
 //! A client that goes on at another node.
 
 use crate::*;
-use klatch_harness::client::{JoinOptions, Seen};
+use klatch_harness::client::JoinOptions;
 use klatch_kafka_tests::Traffic;
 
 const ROOM: &str = "lobby";
-
-pub(crate) fn joined(seen: &Seen) -> Option<Result<bool, String>> {
-    match seen {
-        Seen::Joined { recovered, .. } => Some(Ok(*recovered)),
-        Seen::Refused { error, .. } => Some(Err(error.clone())),
-        _ => None,
-    }
-}
 
 #[test]
 fn one_who_is_cut_off_right_after_an_ack_goes_on_at_the_other_node() {

@@ -129,6 +129,11 @@ impl Scenario {
         // Few partitions are quickly made.
         settings.kafka.partitions = 3;
         settings.kafka.view_dir = dir.path().join("view").to_string_lossy().into_owned();
+        if kind == Kind::Kafka {
+            // A cluster that has just been started, on a machine with other things to do, may take long to take the first message.
+            settings.limits.publish_timeout_ms = 60_000;
+            settings.kafka.message_timeout_ms = 50_000;
+        }
         let mut world = World {
             settings,
             hooks: self.hooks,
