@@ -115,36 +115,11 @@ fn x18_partitions_that_are_added_under_load_move_no_room() {
             assert_eq!(last.len(), Kind::ALL.len(), "{room}");
         }
     }
-    // Of the partitions that are klatch's. What lies in the others is not read.
-    let ours = Dump {
-        records: world.oracle.dump(TOPIC).records.into_iter().filter(|r| r.partition < PARTITIONS).collect(),
-    };
-    let ours = Expected::of(&ours, PARTITIONS, WINDOW_MS).misplaced as u64;
+    // What lies in the partitions that were added counts too.
     for node in [&a, &b] {
-        assert_eq!(metric(&node.url(), "klatch_kafka_misplaced_total"), ours);
+        until(|| metric(&node.url(), "klatch_kafka_misplaced_total") == expected.misplaced as u64);
     }
     // One that starts now finds the same.
     let c = world.node("c").start();
     tells("c", &c.url(), &expected.rooms);
-}
-
-#[test]
-#[ignore = "partitions past kafka.partitions are not read, so what lies there is not counted"]
-fn what_lies_in_partitions_that_were_added_is_counted_too() {
-    let world = World::new(Cluster::one().start());
-    let ([a, b], urls) = two(&world);
-    stored(&mut client(&urls[0], "ann"), "lobby", "before", "1");
-    world.oracle.partitions(TOPIC, MORE);
-    let mut writer = Writer::start(Kind::Kafkajs, &world.cluster, TOPIC);
-    (0..50).for_each(|n| writer.write(&format!("room-{n}"), "1"));
-    writer.finish();
-    let expected = world.expected();
-    assert!(world.oracle.dump(TOPIC).records.iter().any(|r| r.partition >= PARTITIONS));
-    for node in [&a, &b] {
-        let until = Instant::now() + PATIENCE;
-        while metric(&node.url(), "klatch_kafka_misplaced_total") != expected.misplaced as u64 {
-            assert!(Instant::now() < until, "not {} are misplaced", expected.misplaced);
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
 }
