@@ -339,10 +339,7 @@ impl Tail {
                 }
             }
             state.rest();
-            let ids = state.ids.len() as u64;
-            self.metrics.ids.add(ids);
-            self.metrics.ids.sub(std::mem::replace(&mut state.ids_shown, ids));
-            self.metrics.limit_hits[Limit::IdsBytes].add(state.ids.take_dropped());
+            self.show_ids(state);
         }
         if let Err(e) = unreadable.map_or_else(|| self.hub.place(&mut accepted), Err) {
             // Stored, but not to be shown before the next start: whoever waits is not left waiting.
@@ -393,6 +390,41 @@ impl Tail {
     /// The last place of the log that this has passed: what is there is decided, and members have it.
     pub fn passed(&self) -> u64 {
         self.passed.load(Ordering::Acquire)
+    }
+
+    /// Takes records in log order of which nobody is told: it is not known what came before them. Only their ids are kept, so that what
+    /// comes later is decided as everywhere. Nobody may wait for any of them.
+    pub fn remember<P>(
+        &self,
+        records: &[(Record, P)],
+        origins: impl Iterator<Item = Origin>,
+        checkpoint: Checkpoint,
+    ) -> Result<(), ViewError> {
+        let mut kept = Vec::new();
+        {
+            let mut state = self.lock();
+            for ((record, _), origin) in records.iter().zip(origins) {
+                if !matches!(origin, Origin::Read) || record.given_id().is_empty() {
+                    continue;
+                }
+                let key = self.key.message(record.room(), record.user(), record.given_id());
+                let body = self.key.body(record.kind() as u8, record.data_slice());
+                let found = state.ids.find(key, record.time(), |oldest| self.view.id(key, oldest))?;
+                let (_, entry) = state.ids.decide(key, found, record.offset(), body, record.time());
+                kept.push((key, entry));
+            }
+            self.show_ids(&mut state);
+        }
+        self.view.add(self.partition, &[], &kept, checkpoint);
+        self.passed.store(checkpoint.sequence, Ordering::Release);
+        Ok(())
+    }
+
+    fn show_ids(&self, state: &mut State) {
+        let ids = state.ids.len() as u64;
+        self.metrics.ids.add(ids);
+        self.metrics.ids.sub(std::mem::replace(&mut state.ids_shown, ids));
+        self.metrics.limit_hits[Limit::IdsBytes].add(state.ids.take_dropped());
     }
 
     /// Answers everything admitted and not passed, because the append failed.

@@ -317,6 +317,11 @@ impl View {
         }
     }
 
+    /// What [`View::begin_after`] said of a partition; 0 if nothing.
+    pub fn begun_after(&self, partition: u32) -> u64 {
+        self.shared().partitions.get(partition as usize).map_or(0, |p| p.begins)
+    }
+
     /// Says which partition a room is in, of the number that there are. Without this all are in the first.
     pub fn locate_rooms(&self, partition_of: PartitionOf) {
         // The log of a view has one rule; a second call would say the same.

@@ -195,6 +195,7 @@ impl Opening {
             bell: shared.bell.clone(),
             checks: shared.checks.clone(),
             metrics: shared.metrics.clone(),
+            window_ms: self.settings.dedupe_window_ms,
         });
         Ok(tailer)
     }
@@ -227,15 +228,20 @@ fn id_text(topic: &Topic) -> String {
 
 /// Where to read each partition from, given its first and next offsets; or why the view cannot go on.
 pub fn starts(view: &View, marks: &[(u64, u64)]) -> Result<Vec<Start>, String> {
-    let start = |(partition, &(low, end)): (u32, &(u64, u64))| match view.checkpoint(partition) {
-        None => Ok(Start { from: low, again: None, end, read_before: false }),
-        Some(c) if c.sequence > end => Err(format!("partition {partition} ends at {end}, before the view")),
-        Some(c) if c.sequence > low => {
-            Ok(Start { from: c.sequence - 1, again: Some(c), end, read_before: true })
+    let start = |(partition, &(low, end)): (u32, &(u64, u64))| {
+        let all = Start { from: low, again: None, end, read_before: true, headless: false, told_from: None };
+        let Some(c) = view.checkpoint(partition) else {
+            return Ok(Start { read_before: false, headless: low > 0, ..all });
+        };
+        // It was stopped while it kept the first records to itself.
+        let told_from = Some(view.begun_after(partition)).filter(|begun| *begun > c.sequence);
+        match c.sequence {
+            at if at > end => Err(format!("partition {partition} ends at {end}, before the view")),
+            at if at > low => Ok(Start { from: at - 1, again: Some(c), told_from, ..all }),
+            // What the view saw last is gone, and what comes next is there.
+            at if at == low => Ok(Start { told_from, ..all }),
+            at => Err(format!("partition {partition} has lost what is between {at} and {low}")),
         }
-        // What the view saw last is gone, and what comes next is there.
-        Some(c) if c.sequence == low => Ok(Start { from: low, again: None, end, read_before: true }),
-        Some(c) => Err(format!("partition {partition} has lost what is between {} and {low}", c.sequence)),
     };
     (0..).zip(marks).map(start).collect()
 }

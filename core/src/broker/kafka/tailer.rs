@@ -40,6 +40,10 @@ const STRANGERS: usize = 16;
 /// How long a client may take to read what is there before another one is tried.
 const RESTART: Duration = Duration::from_secs(10);
 
+/// How long one question to the cluster may take while a partition is read, and how often it is asked.
+const QUESTION: Duration = Duration::from_secs(3);
+const QUESTIONS: usize = 3;
+
 /// Why reading ends.
 #[derive(Debug)]
 pub enum Trouble {
@@ -74,6 +78,10 @@ pub struct Start {
     pub end: u64,
     /// The view has followed this partition before: what memory lacks may be there.
     pub read_before: bool,
+    /// Nothing of the partition is known, and its first records are gone.
+    pub headless: bool,
+    /// Below this offset nobody is told of the records.
+    pub told_from: Option<u64>,
 }
 
 /// A partition that no longer has what comes next.
@@ -103,6 +111,10 @@ struct Part {
     /// it has been checked again.
     held: Option<(u64, Read)>,
     lost: Option<Lost>,
+    /// The first record will tell from where on duplicates are decided as everywhere.
+    headless: bool,
+    /// Below this offset they may not be: nobody is told of these records.
+    told_from: Option<u64>,
 }
 
 /// A record as it was read.
@@ -136,6 +148,7 @@ pub struct Tailer {
     strangers: Vec<Box<[u8]>>,
     checks: Arc<Checks>,
     metrics: Arc<Metrics>,
+    window_ms: u64,
     told: Told,
     records: Vec<(Record, Vec<u8>)>,
     origins: Vec<Origin>,
@@ -179,6 +192,8 @@ pub struct Plan<'a> {
     pub checks: Arc<Checks>,
     /// Where records are counted.
     pub metrics: Arc<Metrics>,
+    /// How long ids are known.
+    pub window_ms: u64,
 }
 
 /// A client that reads partitions from these offsets, and the queue of each.
@@ -226,6 +241,8 @@ impl Tailer {
             caught_up: start.from >= start.end,
             held: None,
             lost: None,
+            headless: start.headless,
+            told_from: start.told_from,
         };
         let parts = (0..).zip(queues.into_iter().zip(plan.starts).zip(plan.tails)).map(part).collect();
         Ok(Tailer {
@@ -241,6 +258,7 @@ impl Tailer {
             strangers: Vec::new(),
             checks: plan.checks,
             metrics: plan.metrics,
+            window_ms: plan.window_ms,
             told: Told::default(),
             records: Vec::new(),
             origins: Vec::new(),
@@ -343,7 +361,9 @@ impl Tailer {
 
     /// Reads some of a partition. True: there is more.
     fn read(&mut self, i: usize, now_ms: u64) -> Result<bool, Trouble> {
-        let Tailer { parts, records, origins, told, checks, strangers, metrics, topic_id, .. } = self;
+        let Tailer { parts, records, origins, told, checks, strangers, metrics, .. } = self;
+        let (consumer, topic, topic_id) = (&self.consumer, &self.topic, &self.topic_id);
+        let window_ms = self.window_ms;
         let partitions = parts.len() as u32;
         let Some(part) = parts.get_mut(i) else { return Ok(false) };
         // At a start it has just been checked, and is once more at the end of it.
@@ -392,6 +412,17 @@ impl Tailer {
                 part.tail.complete_since(read.time + CLOCKS_DIFFER_MS + 1);
                 continue;
             }
+            if std::mem::take(&mut part.headless) {
+                part.keep_to_itself(consumer, topic, read.time.saturating_add(window_ms + CLOCKS_DIFFER_MS))?;
+            }
+            if part.told_from.is_some_and(|from| offset as u64 >= from) {
+                // What has gathered is of before.
+                if let Some(checkpoint) = checkpoint.take() {
+                    part.tail.remember(records, origins.drain(..), checkpoint)?;
+                    records.clear();
+                }
+                part.told_from = None;
+            }
             if read.create_time {
                 told.create_time(part.number, offset, metrics, now_ms);
             }
@@ -409,9 +440,12 @@ impl Tailer {
             keep(read, records, origins);
         }
         if let Some(checkpoint) = checkpoint {
-            let accepted = part.tail.accept(records, origins.drain(..), checkpoint);
+            let taken = match part.told_from {
+                None => part.tail.accept(records, origins.drain(..), checkpoint),
+                Some(_) => part.tail.remember(records, origins.drain(..), checkpoint),
+            };
             records.clear();
-            accepted?;
+            taken?;
         }
         Ok(part.held.is_none() && (count == BATCH || bytes >= BATCH_BYTES))
     }
@@ -431,6 +465,34 @@ pub fn place(record: &Record) -> Vec<u8> {
 }
 
 impl Part {
+    /// The first records of the partition are gone, and with them ids for which later ones would be duplicates. So what has come is kept
+    /// to the node, as long as that may be, up to the first record of `from_ms` or later. Where there is none yet, all is told: a room
+    /// that is empty, or cannot be joined for an hour, is worse than a duplicate.
+    fn keep_to_itself(
+        &mut self,
+        consumer: &BaseConsumer<Context>,
+        topic: &str,
+        from_ms: u64,
+    ) -> Result<(), Trouble> {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, self.number as i32, Offset::Offset(from_ms as i64))?;
+        let mut found = consumer.offsets_for_times(list.clone(), QUESTION);
+        for _ in 1..QUESTIONS {
+            if found.is_err() {
+                found = consumer.offsets_for_times(list.clone(), QUESTION);
+            }
+        }
+        let offset = found?.elements().first().map(|element| element.offset());
+        if let Some(Offset::Offset(offset)) = offset
+            && (offset as u64) < self.end
+        {
+            self.told_from = Some(offset as u64);
+            self.tail.view().begin_after(self.number, offset as u64);
+            self.tail.view().trim_below(self.number, offset as u64 + 1)?;
+        }
+        Ok(())
+    }
+
     /// What an error on the partition's queue means.
     fn failed(&mut self, e: &KafkaError, checks: &Checks, now_ms: u64) {
         use RDKafkaErrorCode::*;
