@@ -1,8 +1,9 @@
 //! Consumers that are members of a group: each publication to one of them, committed once it was handled. docs/kafka.md says what a host
 //! may rely on.
 //!
-//! A consumer has a thread that polls, assigns and says what to commit (`reader`), one that commits it, and threads that call the handler (`pool`), so that a slow handler
-//! does not cost the membership. What is handled is not what the group fetches but what this node's tail made of it (`sight`).
+//! A consumer has a thread that polls, assigns and says what to commit (`reader`), one that commits it, and threads that call the handler
+//! (`pool`), so that a slow handler does not cost the membership. What is handled is not what the group fetches but what this node's tail
+//! made of it (`sight`).
 
 mod commit;
 mod group;
