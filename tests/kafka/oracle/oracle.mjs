@@ -45,8 +45,9 @@ const bytes = (given) =>
   given === null || given === undefined ? null : Buffer.from(given.base64 ?? given, given.base64 === undefined ? "utf8" : "base64");
 
 const print = (value) => process.stdout.write(JSON.stringify(value) + "\n");
+// What kafkajs has as the end is where the first open transaction begins.
 const numbers = (ends) =>
-  ends.map((e) => ({ partition: e.partition, low: Number(e.low), high: Number(e.high) })).sort((a, b) => a.partition - b.partition);
+  ends.map((e) => ({ partition: e.partition, low: Number(e.low), stable: Number(e.high) })).sort((a, b) => a.partition - b.partition);
 
 function line(partition, { offset, timestamp, key, headers, value }) {
   const pairs = Object.entries(headers ?? {}).flatMap(([name, values]) => [values].flat().map((v) => [name, text(v)]));
@@ -72,7 +73,17 @@ async function later(error) {
 async function endsOf(topic) {
   for (;;) {
     try {
-      return await admin(async (admin) => numbers(await admin.fetchTopicOffsets(topic)));
+      const ends = await admin(async (admin) => numbers(await admin.fetchTopicOffsets(topic)));
+      const from = new Map(ends.map((e) => [e.partition, e.stable]));
+      const cluster = await clusterOf();
+      for (const [nodeId, mine] of Object.entries(cluster.findLeaderForPartitions(topic, [...from.keys()]))) {
+        const answer = await fetch(cluster, nodeId, mine, from, 0);
+        for (const { partition, highWatermark } of answer.responses.flatMap((r) => r.partitions)) {
+          ends.find((e) => e.partition === partition).high = Number(highWatermark);
+        }
+      }
+      await cluster.disconnect();
+      return ends;
     } catch (error) {
       await later(error);
     }
@@ -201,18 +212,6 @@ async function leaders() {
     .forEach((p) => print({ partition: p.partitionId, leader: p.leader, in_sync: p.isr }));
 }
 
-async function stable() {
-  const ends = await endsOf(topic);
-  const cluster = await clusterOf();
-  for (const [nodeId, mine] of Object.entries(cluster.findLeaderForPartitions(topic, ends.map((e) => e.partition)))) {
-    const answer = await fetch(cluster, nodeId, mine, new Map(ends.map((e) => [e.partition, e.high])), 0);
-    for (const { partition, lastStableOffset } of answer.responses.flatMap((r) => r.partitions)) {
-      print({ partition, offset: Number(lastStableOffset) });
-    }
-  }
-  await cluster.disconnect();
-}
-
 const properties = (pairs) =>
   pairs.map((pair) => ({ name: pair.slice(0, pair.indexOf("=")), value: pair.slice(pair.indexOf("=") + 1) }));
 
@@ -234,7 +233,7 @@ const commands = {
   },
   ends: async () => (await endsOf(topic)).forEach(print),
   leaders,
-  stable,
+  stable: async () => (await endsOf(topic)).forEach((e) => print({ partition: e.partition, offset: e.stable })),
   dump,
   follow,
   produce,
