@@ -50,9 +50,10 @@ use tokio::sync::watch;
 ///
 /// | Call | In a hook | In an async task | In a waker |
 /// | --- | --- | --- | --- |
-/// | [`publish`](Engine::publish), [`signal`](Engine::signal), [`kick`](Engine::kick), [`presence`](Engine::presence), [`health`](Engine::health) | works | works | works |
+/// | [`publish`](Engine::publish), [`signal`](Engine::signal), [`kick`](Engine::kick), [`presence`](Engine::presence), [`health`](Engine::health), [`consume`](Engine::consume) | works | works | works |
 /// | [`history`](Engine::history), [`subscribe`](Engine::subscribe) | works | works; reads the disk on this thread | works; holds up the engine while it reads |
 /// | [`Publishing::wait`] | works; holds up one of four threads | works; blocks this thread | `would_deadlock`, if there is no answer yet |
+/// | [`Consumer::stop`] | works, but not in that consumer's own handler, which it waits for | works; blocks this thread | `would_deadlock` |
 /// | [`stop`](Engine::stop), and dropping the last handle | works | works; blocks this thread | `would_deadlock`; a drop stops in the background |
 ///
 /// Wakers of hand-made futures are the one piece of the host's code, besides its clock and its `tracing` subscriber, that runs on the
