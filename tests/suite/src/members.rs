@@ -15,7 +15,7 @@ pub type Rooms = BTreeMap<String, Vec<String>>;
 /// Joins the rooms, from a position if one is given, and keeps each publication as it came, until the one with the id [`END`] of each.
 ///
 /// # Panics
-/// If it cannot, or nothing comes for a minute.
+/// If it cannot, or nothing comes for two minutes.
 pub fn listen(url: &str, rooms: &[String], since: Option<u64>) -> JoinHandle<Rooms> {
     let mut client = ok(Client::connect(url, "reader"));
     for room in rooms {
@@ -24,7 +24,7 @@ pub fn listen(url: &str, rooms: &[String], since: Option<u64>) -> JoinHandle<Roo
     }
     let count = rooms.len();
     std::thread::spawn(move || {
-        client.set_timeout(Duration::from_secs(60));
+        client.set_timeout(Duration::from_secs(120));
         let (mut seen, mut ended) = (Rooms::new(), 0);
         while ended < count {
             let (what, text) = ok(client.take());

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 pub const BINARY: &str = "KLATCH_SERVER";
 
 /// How long a start or a stop may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The program `klatch-server`: what `KLATCH_SERVER` names, else the one of the same profile as the running test.
 ///
@@ -97,7 +97,7 @@ impl Launch {
     /// Starts it and waits until it listens.
     ///
     /// # Panics
-    /// If it does not within a minute: with what it said.
+    /// If it does not within three minutes: with what it said.
     pub fn start(&self) -> Server {
         self.try_start().unwrap_or_else(|e| panic!("the server did not start: {e}"))
     }
@@ -151,7 +151,7 @@ pub fn verify(log: &Path) -> Output {
 /// Stops a server in order.
 ///
 /// # Panics
-/// If it does not stop within a minute, or says that it did not stop well.
+/// If it does not stop within three minutes, or says that it did not stop well.
 pub fn stop(mut server: Server) {
     let status = server.stop(PATIENCE).unwrap_or_else(|e| panic!("{e}\n{}", server.output().join("\n")));
     assert!(status.success(), "{status}\n{}", server.output().join("\n"));
