@@ -27,4 +27,4 @@ for line in sys.stdin:
     producer.produce(topic, key=key, value=value, on_delivery=delivered)
     producer.poll(0)
 producer.flush()
-sys.exit("\n".join(failed))
+sys.exit("\n".join(failed) or 0)
