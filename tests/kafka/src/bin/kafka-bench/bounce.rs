@@ -1,0 +1,77 @@
+//! The one broker is killed and started again while members chat on klatch and on the recipe beside each other.
+
+use crate::check;
+use crate::load::Crowd;
+use crate::meter::{Meter, Shape, Times, quantile};
+use crate::servers::Chat;
+use crate::{Options, create, report};
+use klatch_kafka_tests::{Cluster, Oracle};
+use std::path::Path;
+use std::time::Duration;
+
+/// Of the two that are compared.
+const NAMES: [&str; 2] = ["klatch", "recipe"];
+
+/// How long answers are waited for: longer than any of their clients tries.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// See the module.
+pub fn run(options: &Options, folder: &Path) {
+    let rounds = options.number("rounds", 1.0) as usize;
+    let nodes = options.number("nodes", 2.0) as usize;
+    let (rooms, members) = (options.number("rooms", 16.0) as usize, options.number("members", 4.0) as usize);
+    let (rate, down) = (options.number("rate", 500.0), options.seconds("down", 3.0));
+    let times = Times { warm: Duration::ZERO, measured: options.seconds("seconds", 12.0) };
+    println!(
+        "{nodes} nodes of each on one topic of one broker, {rooms} rooms of {members}, {rate} messages a second to each for {:?}; \
+         the broker is killed after {:?} and down for {down:?}",
+        times.measured,
+        times.measured / 4,
+    );
+    for round in 1..=rounds {
+        let mut cluster = Cluster::one().start();
+        let oracle = Oracle::new(cluster.addresses());
+        NAMES.iter().for_each(|name| create(&oracle, name));
+        let klatch = Chat::klatch(&cluster, NAMES[0], nodes, folder);
+        let chats = [klatch, Chat::recipe(&cluster, NAMES[1], nodes, folder)];
+        let crowds = chats.each_ref().map(|chat| {
+            let crowd = Crowd::join(chat.dialect, &chat.addresses(), rooms, members, 0);
+            crowd.unwrap_or_else(|e| panic!("cannot join: {e}"))
+        });
+        let outcomes = std::thread::scope(|threads| {
+            let runs = crowds.map(|crowd| {
+                threads.spawn(move || crowd.run(Shape::Paced(rate), Meter::new(times, &[]), PATIENCE))
+            });
+            std::thread::sleep(times.measured / 4);
+            cluster.kill(0);
+            std::thread::sleep(down);
+            cluster.restart(0);
+            runs.map(|run| match run.join() {
+                Ok(outcome) => outcome.unwrap_or_else(|e| panic!("the load: {e}")),
+                Err(_) => panic!("the load ended early"),
+            })
+        });
+        println!(
+            "\nround {round}, load average {}\n\n| | {} |\n| --- | --- | --- |",
+            report::load(),
+            NAMES.join(" | ")
+        );
+        let counts: Vec<_> = NAMES
+            .iter()
+            .zip(&outcomes)
+            .map(|(name, (_, outcome))| check::topic(outcome, &oracle.dump(name)).rows())
+            .collect();
+        if let [klatch, recipe] = &counts[..] {
+            for ((name, klatch), (_, recipe)) in klatch.iter().zip(recipe) {
+                println!("| {name} | {klatch} | {recipe} |");
+            }
+        }
+        let longest = |ack: &Vec<u64>| format!("{:.0}", quantile(ack, 1.0));
+        let longest = outcomes.iter().map(|(figures, _)| longest(&figures.ack));
+        println!("{}", report::line("longest wait of a sender that was told stored, ms", longest));
+        // What the servers say of it is of use where it is not as expected.
+        for (name, chat) in NAMES.iter().zip(&chats) {
+            chat.last_words().iter().for_each(|line| println!("  {name} says: {line}"));
+        }
+    }
+}

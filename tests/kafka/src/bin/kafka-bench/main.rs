@@ -1,0 +1,187 @@
+//! klatch on Kafka beside librdkafka alone and beside what klatch replaces, in one run on one broker.
+//!
+//! `tests/load/kafka-compare` builds what it needs and runs it. See [`HELP`].
+
+// A measuring program: it talks by its output and ends with a panic.
+#![allow(clippy::print_stdout)]
+
+mod bare;
+mod bounce;
+mod chat;
+mod check;
+mod load;
+mod meter;
+mod report;
+mod servers;
+
+use bare::Bare;
+use klatch_kafka_tests::{Cluster, Oracle};
+use load::Crowd;
+use meter::{Figures, Group, Meter, Shape, Times};
+use report::{ACK_P99, CPU, FIGURES, RATE, REDIS, number};
+use servers::Chat;
+use std::path::Path;
+use std::time::Duration;
+
+const HELP: &str = "
+  kafka-bench [--rounds 5] [--seconds 2.2] [--warm 0.6] [--rooms 32] [--members 2] [--rate 2000] [--in-flight 512]
+              [--without-recipe]
+  kafka-bench --bounce [--rounds 1] [--rooms 16] [--members 4] [--rate 500] [--seconds 12] [--down 3] [--nodes 2]";
+
+/// Partitions of each topic.
+const PARTITIONS: u32 = 16;
+/// The contenders, the first of which the others are compared with.
+const NAMES: [&str; 3] = ["librdkafka", "klatch", "recipe"];
+
+/// How long a run's last messages are waited for: whoever cannot keep up has many of them.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What was asked for.
+pub struct Options {
+    args: Vec<String>,
+}
+
+impl Options {
+    /// The value behind `--name`, or this one.
+    pub fn number(&self, name: &str, default: f64) -> f64 {
+        let at = self.args.iter().position(|a| *a == format!("--{name}"));
+        let value = at.map(|at| self.args.get(at + 1).map_or("", String::as_str));
+        value.map_or(default, |v| v.parse().unwrap_or_else(|e| panic!("--{name} {v}: {e}{HELP}")))
+    }
+
+    /// The same in seconds.
+    pub fn seconds(&self, name: &str, default: f64) -> Duration {
+        Duration::from_secs_f64(self.number(name, default))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.args.iter().any(|a| *a == format!("--{name}"))
+    }
+}
+
+/// Everybody's settings of a topic.
+pub fn create(oracle: &Oracle, topic: &str) {
+    oracle.create(topic, PARTITIONS, &["message.timestamp.type=LogAppendTime", "cleanup.policy=delete"]);
+}
+
+fn main() {
+    let options = Options { args: std::env::args().skip(1).collect() };
+    if options.has("help") {
+        return println!("{HELP}");
+    }
+    let folder = tempfile::tempdir().unwrap_or_else(|e| panic!("no folder: {e}"));
+    println!("{}", report::machine());
+    if options.has("bounce") {
+        bounce::run(&options, folder.path())
+    } else {
+        compare(&options, folder.path())
+    }
+}
+
+/// The contenders in turn, round by round.
+fn compare(options: &Options, folder: &Path) {
+    let rounds = options.number("rounds", 5.0) as usize;
+    let (rooms, members) = (options.number("rooms", 32.0) as usize, options.number("members", 2.0) as usize);
+    let times = Times { warm: options.seconds("warm", 0.6), measured: options.seconds("seconds", 2.2) };
+    let shapes = [
+        Shape::One,
+        Shape::Paced(options.number("rate", 2000.0)),
+        Shape::Bulk(options.number("in-flight", 512.0) as usize),
+    ];
+    let cluster = Cluster::one().start();
+    let oracle = Oracle::new(cluster.addresses());
+    NAMES.iter().for_each(|name| create(&oracle, name));
+    let mut bare =
+        Bare::new(&cluster.addresses(), NAMES[0], PARTITIONS, rooms).unwrap_or_else(|e| panic!("{e}"));
+    let recipe = !options.has("without-recipe");
+    let recipe = recipe.then(|| Chat::recipe(&cluster, NAMES[2], 1, folder));
+    let chats = [Some(Chat::klatch(&cluster, NAMES[1], 1, folder)), recipe];
+    let own = std::process::id();
+    let around = [Group { name: "kafka", ids: cluster.ids() }, Group { name: "load", ids: vec![own] }];
+    println!(
+        "{rooms} rooms of {members}, {} bytes a message, {PARTITIONS} partitions, {rounds} rounds; of each run {:?} are measured after {:?}",
+        chat::SIZE,
+        times.measured,
+        times.warm,
+    );
+
+    // By shape and contender: the figures of each round.
+    let mut all: Vec<[Vec<Vec<f64>>; 3]> = shapes.iter().map(|_| Default::default()).collect();
+    let mut number_of_messages = 0;
+    for round in 1..=rounds {
+        for (shape, all) in shapes.iter().zip(&mut all) {
+            for (contender, rows) in all.iter_mut().enumerate() {
+                let figures = match contender.checked_sub(1).and_then(|c| chats.get(c)) {
+                    None => {
+                        // It has no process of its own to serve others: what is the load's is the server's.
+                        let groups = [Group { name: "server", ids: vec![own] }, around[0].clone()];
+                        bare.run(*shape, Meter::new(times, &groups))
+                    }
+                    Some(None) => continue,
+                    Some(Some(chat)) => {
+                        let groups = [&chat.groups[..], &around].concat();
+                        let meter = || Meter::new(times, &groups);
+                        chatting(chat, *shape, meter, rooms, members, &mut number_of_messages)
+                    }
+                };
+                let row = report::row(&figures);
+                println!(
+                    "round {round}, {}, {}: {}; load average {}",
+                    shape.name(),
+                    NAMES[contender],
+                    FIGURES
+                        .iter()
+                        .zip(&row)
+                        .map(|(n, v)| format!("{n} {}", number(*v)))
+                        .collect::<Vec<_>>()
+                        .join(", "),
+                    report::load(),
+                );
+                figures.wrong.iter().for_each(|wrong| println!("  WRONG: {wrong}"));
+                rows.push(row);
+            }
+        }
+    }
+    println!("\n{}\nMedians of the rounds; times in ms.\n", report::machine());
+    for (shape, all) in shapes.iter().zip(&all) {
+        println!("{}", report::line(&shape.name(), FIGURES.iter().map(ToString::to_string)));
+        println!("{}", report::line("---", FIGURES.iter().map(|_| "---".to_owned())));
+        for (name, rows) in NAMES.iter().zip(all).filter(|(_, rows)| !rows.is_empty()) {
+            let medians = report::medians(&rows.iter().collect::<Vec<_>>());
+            println!("{}", report::line(name, medians.into_iter().map(number)));
+        }
+        goals(all);
+        println!();
+    }
+}
+
+/// The ratios of each round that goals are set for.
+fn goals([bare, klatch, recipe]: &[Vec<Vec<f64>>; 3]) {
+    let of = |row: &Vec<f64>, figure: usize| row.get(figure).copied().unwrap_or(f64::NAN);
+    let beside = |figure| report::ratio(klatch.iter().zip(bare).map(|(k, b)| of(k, figure) / of(b, figure)));
+    println!("ack p99, klatch / librdkafka: {} (goal: at most 1.3)", beside(ACK_P99));
+    println!("messages a second, klatch / librdkafka: {} (goal in bulk: at least 0.8)", beside(RATE));
+    if !recipe.is_empty() {
+        let cpu =
+            report::ratio(klatch.iter().zip(recipe).map(|(k, r)| (of(r, CPU) + of(r, REDIS)) / of(k, CPU)));
+        println!("messages per processor second, klatch / recipe with its Redis: {cpu} (goal: at least 5)");
+    }
+}
+
+/// One run of a server, and a look at what its members got.
+fn chatting(
+    chat: &Chat,
+    shape: Shape,
+    meter: impl FnOnce() -> Meter,
+    rooms: usize,
+    members: usize,
+    next: &mut u64,
+) -> Figures {
+    let crowd = Crowd::join(chat.dialect, &chat.addresses(), rooms, members, *next);
+    let crowd = crowd.unwrap_or_else(|e| panic!("cannot join: {e}"));
+    let (mut figures, outcome) =
+        crowd.run(shape, meter(), PATIENCE).unwrap_or_else(|e| panic!("the load: {e}"));
+    *next += outcome.sent.len() as u64;
+    figures.wrong = check::members(&outcome).wrong();
+    figures
+}
