@@ -351,8 +351,9 @@ impl View {
         self.failing.store(3, Relaxed);
     }
 
-    fn begins(&self, room: &str) -> u64 {
-        let shared = self.shared();
+    /// What [`View::begin_after`] said of a room's partition. Of a lock that the caller has: while it reads the store it must not wait for
+    /// another one, for which the flush may wait that waits for the store.
+    fn begins(&self, shared: &Shared, room: &str) -> u64 {
         let located = |of: &PartitionOf| of(room.as_bytes(), shared.partitions.len() as u32);
         let partition = self.partition_of.get().map_or(0, located);
         shared.partitions.get(partition as usize).map_or(0, |p| p.begins)
@@ -361,14 +362,15 @@ impl View {
     /// The last accepted offset of a room; of one that is not known 0; or what [`View::begin_after`] said, if that is later. It outlives
     /// the rows.
     pub fn last(&self, room: &str) -> Result<u64, ViewError> {
-        let begins = self.begins(room);
-        {
+        let begins = {
             let shared = self.shared();
+            let begins = self.begins(&shared, room);
             let frozen = || shared.frozen.as_ref().and_then(|f| f.rooms.get(room));
             if let Some(found) = shared.active.rooms.get(room).or_else(frozen) {
                 return Ok(found.last().max(begins));
             }
-        }
+            begins
+        };
         self.checked(|| Ok(self.store().snapshot().room(room)?.map_or(begins, |m| m.last.max(begins))))
     }
 

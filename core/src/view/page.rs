@@ -201,6 +201,7 @@ impl View {
         let frozen: Option<Arc<Layer>> = shared.frozen.clone();
         let read = store.snapshot();
         let trims = |partition: u32| shared.partitions.get(partition as usize).map_or(0, |p| p.trim);
+        let begins = self.begins(&shared, room);
         let mut trim = newest.map(|r| trims(r.partition));
         let frozen = frozen.as_ref().and_then(|f| f.rooms.get(room));
         trim = trim.or_else(|| frozen.map(|r| trims(r.partition)));
@@ -231,7 +232,7 @@ impl View {
         if meta.is_none() {
             meta = read.room(room)?;
         }
-        let last = last.or(meta.map(|m| m.last)).unwrap_or(0).max(self.begins(room));
+        let last = last.or(meta.map(|m| m.last)).unwrap_or(0).max(begins);
         let stored = meta.filter(|m| m.count > 0);
         let mut floor = match &stored {
             Some(meta) => store_floor(&read, room, meta, trim)?,
