@@ -239,8 +239,9 @@ impl Shared {
     }
 
     fn set_client(&self, client: Option<Arc<BaseConsumer<Context>>>) {
+        let old = std::mem::replace(&mut *self.client.lock().unwrap_or_else(PoisonError::into_inner), client);
         // The last one to hold a client waits for its threads: not under the lock.
-        drop(std::mem::replace(&mut *self.client.lock().unwrap_or_else(PoisonError::into_inner), client));
+        drop(old);
     }
 
     fn is_ready(&self) -> bool {
