@@ -15,6 +15,7 @@ const [redis, brokers, topic] = process.argv.slice(2);
 
 const publisher = createClient({ socket: { path: redis } });
 const subscriber = publisher.duplicate();
+for (const client of [publisher, subscriber]) client.on("error", (error) => console.error("redis:", error.message));
 await Promise.all([publisher.connect(), subscriber.connect()]);
 
 const kafka = new kafkajs.Kafka({ clientId: "chat", brokers: brokers.split(","), logLevel: kafkajs.logLevel.ERROR });

@@ -1,5 +1,6 @@
 //! The one broker is killed and started again while members chat on klatch and on the recipe beside each other.
 
+use crate::chat::Told;
 use crate::check;
 use crate::load::Crowd;
 use crate::meter::{Meter, Shape, Times, quantile};
@@ -7,11 +8,13 @@ use crate::servers::Chat;
 use crate::{Options, create, report};
 use klatch_kafka_tests::{Cluster, Oracle};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Of the two that are compared.
 const NAMES: [&str; 2] = ["klatch", "recipe"];
 
+/// When the broker is killed.
+const KILLED: Duration = Duration::from_secs(3);
 /// How long answers are waited for: longer than any of their clients tries.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -21,12 +24,11 @@ pub fn run(options: &Options, folder: &Path) {
     let nodes = options.number("nodes", 2.0) as usize;
     let (rooms, members) = (options.number("rooms", 16.0) as usize, options.number("members", 4.0) as usize);
     let (rate, down) = (options.number("rate", 500.0), options.seconds("down", 3.0));
-    let times = Times { warm: Duration::ZERO, measured: options.seconds("seconds", 12.0) };
+    let times = Times { warm: Duration::ZERO, measured: options.seconds("seconds", 16.0) };
     println!(
         "{nodes} nodes of each on one topic of one broker, {rooms} rooms of {members}, {rate} messages a second to each for {:?}; \
          the broker is killed after {:?} and down for {down:?}",
-        times.measured,
-        times.measured / 4,
+        times.measured, KILLED,
     );
     for round in 1..=rounds {
         let mut cluster = Cluster::one().start();
@@ -38,18 +40,21 @@ pub fn run(options: &Options, folder: &Path) {
             let crowd = Crowd::join(chat.dialect, &chat.addresses(), rooms, members, 0);
             crowd.unwrap_or_else(|e| panic!("cannot join: {e}"))
         });
-        let outcomes = std::thread::scope(|threads| {
+        let began = Instant::now();
+        let (outcomes, back) = std::thread::scope(|threads| {
             let runs = crowds.map(|crowd| {
                 threads.spawn(move || crowd.run(Shape::Paced(rate), Meter::new(times, &[]), PATIENCE))
             });
-            std::thread::sleep(times.measured / 4);
+            std::thread::sleep(KILLED);
             cluster.kill(0);
             std::thread::sleep(down);
             cluster.restart(0);
-            runs.map(|run| match run.join() {
+            let back = began.elapsed().as_nanos() as u64;
+            let outcomes = runs.map(|run| match run.join() {
                 Ok(outcome) => outcome.unwrap_or_else(|e| panic!("the load: {e}")),
                 Err(_) => panic!("the load ended early"),
-            })
+            });
+            (outcomes, back)
         });
         println!(
             "\nround {round}, load average {}\n\n| | {} |\n| --- | --- | --- |",
@@ -69,6 +74,15 @@ pub fn run(options: &Options, folder: &Path) {
         let longest = |ack: &Vec<u64>| format!("{:.0}", quantile(ack, 1.0));
         let longest = outcomes.iter().map(|(figures, _)| longest(&figures.ack));
         println!("{}", report::line("longest wait of a sender that was told stored, ms", longest));
+        let again = outcomes.iter().map(|(_, outcome)| {
+            let stored =
+                outcome.sent.iter().filter(|sent| sent.at >= back && sent.told == Some(Told::Stored));
+            stored
+                .map(|sent| sent.at - back)
+                .min()
+                .map_or("never".to_owned(), |wait| format!("{:.0}", wait as f64 / 1e6))
+        });
+        println!("{}", report::line("from the broker's return to the first message stored again, ms", again));
         // What the servers say of it is of use where it is not as expected.
         for (name, chat) in NAMES.iter().zip(&chats) {
             chat.last_words().iter().for_each(|line| println!("  {name} says: {line}"));

@@ -25,8 +25,8 @@ use std::time::Duration;
 
 const HELP: &str = "
   kafka-bench [--rounds 5] [--seconds 2.2] [--warm 0.6] [--rooms 32] [--members 2] [--rate 2000] [--in-flight 512]
-              [--without-recipe]
-  kafka-bench --bounce [--rounds 1] [--rooms 16] [--members 4] [--rate 500] [--seconds 12] [--down 3] [--nodes 2]";
+              [--load one|paced|bulk] [--without-recipe]
+  kafka-bench --bounce [--rounds 1] [--rooms 16] [--members 4] [--rate 500] [--seconds 16] [--down 3] [--nodes 2]";
 
 /// Partitions of each topic.
 const PARTITIONS: u32 = 16;
@@ -84,10 +84,13 @@ fn compare(options: &Options, folder: &Path) {
     let (rooms, members) = (options.number("rooms", 32.0) as usize, options.number("members", 2.0) as usize);
     let times = Times { warm: options.seconds("warm", 0.6), measured: options.seconds("seconds", 2.2) };
     let shapes = [
-        Shape::One,
-        Shape::Paced(options.number("rate", 2000.0)),
-        Shape::Bulk(options.number("in-flight", 512.0) as usize),
+        ("one", Shape::One),
+        ("paced", Shape::Paced(options.number("rate", 2000.0))),
+        ("bulk", Shape::Bulk(options.number("in-flight", 512.0) as usize)),
     ];
+    let wanted = |name: &str| !options.has("load") || options.args.iter().any(|a| a == name);
+    let shapes: Vec<Shape> =
+        shapes.into_iter().filter(|(name, _)| wanted(name)).map(|(_, shape)| shape).collect();
     let cluster = Cluster::one().start();
     let oracle = Oracle::new(cluster.addresses());
     NAMES.iter().for_each(|name| create(&oracle, name));
@@ -111,6 +114,8 @@ fn compare(options: &Options, folder: &Path) {
     for round in 1..=rounds {
         for (shape, all) in shapes.iter().zip(&mut all) {
             for (contender, rows) in all.iter_mut().enumerate() {
+                // What one could not do in time is not to be done in another's.
+                chats.iter().flatten().for_each(|chat| meter::rest(&chat.groups));
                 let figures = match contender.checked_sub(1).and_then(|c| chats.get(c)) {
                     None => {
                         // It has no process of its own to serve others: what is the load's is the server's.
@@ -178,7 +183,7 @@ fn chatting(
     next: &mut u64,
 ) -> Figures {
     let crowd = Crowd::join(chat.dialect, &chat.addresses(), rooms, members, *next);
-    let crowd = crowd.unwrap_or_else(|e| panic!("cannot join: {e}"));
+    let crowd = crowd.unwrap_or_else(|e| panic!("cannot join: {e}; {:?}", chat.last_words()));
     let (mut figures, outcome) =
         crowd.run(shape, meter(), PATIENCE).unwrap_or_else(|e| panic!("the load: {e}"));
     *next += outcome.sent.len() as u64;

@@ -157,6 +157,19 @@ impl Meter {
     }
 }
 
+/// Waits until these processes do next to nothing, some time at most.
+pub fn rest(groups: &[Group]) {
+    let spent = || groups.iter().flat_map(|group| &group.ids).map(|id| cpu_seconds(*id)).sum::<f64>();
+    let begin = Instant::now();
+    loop {
+        let before = spent();
+        std::thread::sleep(Duration::from_millis(200));
+        if spent() - before < 0.03 || begin.elapsed() > Duration::from_secs(20) {
+            return;
+        }
+    }
+}
+
 /// Seconds of processor time that a process has used, its threads and the kernel's work for them included.
 fn cpu_seconds(id: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_else(|e| panic!("process {id}: {e}"));
