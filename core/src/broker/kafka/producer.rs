@@ -38,6 +38,11 @@ pub struct Sending {
 }
 
 impl Sending {
+    /// About what a publish of this size will count for; binary data makes a third more of it.
+    pub fn about(size: usize) -> usize {
+        size + OVERHEAD
+    }
+
     fn size(&self) -> usize {
         self.value.len() + self.room.len() + OVERHEAD
     }
@@ -103,9 +108,14 @@ impl Producer {
         })
     }
 
-    /// Whether more may be sent before something is reported.
+    /// How many bytes more may be sent before something is reported.
+    pub fn room(&self) -> usize {
+        self.limit.saturating_sub(self.bytes)
+    }
+
+    /// Whether any more may be.
     pub fn has_room(&self) -> bool {
-        self.bytes < self.limit
+        self.room() > 0
     }
 
     /// Bytes without a report.

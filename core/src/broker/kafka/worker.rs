@@ -272,11 +272,19 @@ impl Work<'_> {
         }
         {
             let mut q = self.shared.lock();
-            let bytes = q.queue.iter().take(BATCH).map(Append::size);
-            let (count, bytes) = bytes.fold((0, 0), |(n, all), size| (n + 1, all + size));
+            // As many as the producer has room for; one that is larger than all of that when nothing else is on its way.
+            let room = self.producer.room();
+            let (mut count, mut bytes) = (0, 0);
+            for size in q.queue.iter().take(BATCH).map(|append| Sending::about(append.size())) {
+                if bytes + size > room && (count > 0 || self.producer.len() > 0) {
+                    break;
+                }
+                (count, bytes) = (count + 1, bytes + size);
+            }
             if count == 0 {
                 return false;
             }
+            let bytes = q.queue.iter().take(count).map(Append::size).sum();
             q.queue.take(count, bytes, &mut self.todo, now_ms);
         }
         let partitions = self.life.tails.len() as u32;
