@@ -36,6 +36,8 @@ pub struct Tail {
     wakers: Mutex<Vec<Waker>>,
     /// See [`Tail::passed`].
     passed: AtomicU64,
+    /// See [`Tail::ends`].
+    ends: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -128,6 +130,7 @@ impl Tail {
                 ^ u64::from_le_bytes([log[0], log[1], log[2], log[3], log[4], log[5], log[6], log[7]]),
             wakers: Mutex::default(),
             passed,
+            ends: AtomicU64::new(0),
             window_ms: settings.dedupe_window_ms,
             state: Mutex::new(State {
                 ids,
@@ -385,6 +388,16 @@ impl Tail {
     /// Records up to this place are gone that this has not seen.
     pub fn skip(&self, place: u64) {
         self.passed.fetch_max(place, Ordering::AcqRel);
+    }
+
+    /// There was nothing more to read.
+    pub fn at_end(&self) {
+        self.ends.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How often there was nothing more to read.
+    pub fn ends(&self) -> u64 {
+        self.ends.load(Ordering::Acquire)
     }
 
     /// The last place of the log that this has passed: what is there is decided, and members have it.

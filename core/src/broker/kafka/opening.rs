@@ -183,6 +183,8 @@ impl Opening {
             Arc::new(Tail::new(partition, log, since, view.clone(), hub, &self.settings, metrics))
         };
         let tails: Vec<Arc<Tail>> = (0..).zip(starts).map(tail).collect();
+        // What is gone from the topic is passed.
+        tails.iter().zip(&topic.marks).for_each(|(tail, (low, _))| tail.skip(*low));
         shared.set_life(Life::new(number, topic.id, tails.clone(), shared.trouble.clone()));
         let trouble = shared.trouble.clone();
         let tailer = Tailer::start(Plan {

@@ -387,6 +387,7 @@ impl Tailer {
                 Some(Ok(message)) => message,
                 Some(Err(KafkaError::PartitionEOF(_))) => {
                     part.caught_up = true;
+                    part.tail.at_end();
                     continue;
                 }
                 Some(Err(e)) => {

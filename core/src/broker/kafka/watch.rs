@@ -61,8 +61,42 @@ pub struct Watch {
     shared: Arc<Shared>,
     topic: String,
     ids: TopicIds,
-    /// How far each partition had been passed at the last look, and the end that it had then; of one life.
-    seen: (u64, Vec<(u64, u64)>),
+    /// Each partition at the last look; of one life.
+    seen: (u64, Vec<Seen>),
+}
+
+/// A partition as it was seen. It is stalled if its end has moved, and neither was a record read nor the end reached for two looks since.
+///
+/// That there is something behind what was read does not say so: transactions leave marks there, which are no records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Seen {
+    /// How far it had been passed, and how often its end had been reached.
+    moved: (u64, u64),
+    /// Its end when that was first seen.
+    rest: u64,
+    /// For how many looks its end has been another one.
+    late: u32,
+    /// It has been read since the look before.
+    fresh: bool,
+}
+
+impl Seen {
+    fn after(before: Option<&Seen>, moved: (u64, u64), end: u64) -> Seen {
+        match before.filter(|seen| seen.moved == moved) {
+            None => Seen { moved, rest: end, late: 0, fresh: true },
+            Some(seen) if end > seen.rest => Seen { late: seen.late + 1, fresh: false, ..*seen },
+            Some(seen) => Seen { late: 0, fresh: false, ..*seen },
+        }
+    }
+
+    fn is_stalled(&self) -> bool {
+        self.late >= 2
+    }
+
+    /// How many records there are to read, at most.
+    fn behind(&self, end: u64) -> u64 {
+        if self.fresh || self.late > 0 { end.saturating_sub(self.moved.0) } else { 0 }
+    }
 }
 
 /// What is due when (steady clock).
@@ -197,7 +231,7 @@ impl Watch {
         false
     }
 
-    /// A partition that had something to read at the last look, and has been read no further since, is stalled.
+    /// Looks whether every partition is read.
     fn look_for_stalls(&mut self, client: &BaseConsumer<Context>, life: &Life) {
         let before = match std::mem::take(&mut self.seen) {
             (number, seen) if number == life.number => seen,
@@ -205,25 +239,25 @@ impl Watch {
         };
         let (mut seen, mut behind) = (Vec::with_capacity(life.tails.len()), 0);
         for (partition, tail) in (0..).zip(&life.tails) {
+            let moved = (tail.passed(), tail.ends());
             // Where a leader does not answer nothing is known, and others are not waited for: the cluster may be going.
-            let Some(mark) = self.ask(client, life, partition).filter(|_| !self.shared.is_ending()) else {
-                return;
-            };
-            let passed = tail.passed();
-            let stalled =
-                before.get(partition as usize).is_some_and(|(p, end)| *p == passed && *end > passed);
+            let mark = self.ask(client, life, partition);
+            let Some(mark) = mark.filter(|_| !self.shared.is_ending()) else { return };
+            let now = Seen::after(before.get(partition as usize), moved, mark.end);
+            let stalled = now.is_stalled();
             if life.set_stalled(partition, stalled) && stalled {
                 self.shared.metrics.kafka_stalls.inc();
+                let (passed, end) = (moved.0, mark.end);
                 tracing::error!(
                     partition,
                     passed,
-                    end = mark.end,
+                    end,
                     "a partition is not read; its rooms store nothing until it is"
                 );
                 self.shared.bell.ring();
             }
-            behind += mark.end.saturating_sub(passed);
-            seen.push((passed, mark.end));
+            behind += now.behind(mark.end);
+            seen.push(now);
         }
         self.shared.metrics.kafka_behind.set(behind);
         self.seen = (life.number, seen);
@@ -237,5 +271,40 @@ impl Watch {
                 tracing::warn!(error = %e, "the view cannot drop what the topic no longer holds");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How often a partition was passed and its end reached, and its end, at one look after the other.
+    fn stalls(looks: &[((u64, u64), u64)]) -> Vec<bool> {
+        let mut seen = None;
+        let look = |(moved, end): &((u64, u64), u64)| {
+            seen = Some(Seen::after(seen.as_ref(), *moved, *end));
+            seen.is_some_and(|s| s.is_stalled())
+        };
+        looks.iter().map(look).collect()
+    }
+
+    #[test]
+    fn a_partition_whose_end_moves_and_that_is_not_read_is_stalled_until_it_is() {
+        let looks = [((5, 1), 5), ((5, 1), 6), ((5, 1), 6), ((5, 1), 9), ((9, 1), 9), ((9, 2), 9)];
+        assert_eq!(stalls(&looks), [false, false, true, true, false, false]);
+    }
+
+    #[test]
+    fn a_partition_that_is_read_as_fast_as_it_grows_is_not() {
+        let looks: Vec<_> = (0..9).map(|n| ((n, 0), n + 100)).collect();
+        assert!(!stalls(&looks).contains(&true));
+    }
+
+    /// The mark at the end of a transaction takes an offset, and is nothing to read. Nor is what was deleted before anybody came.
+    #[test]
+    fn one_that_ends_with_what_is_no_record_is_not() {
+        let looks = [((5, 1), 5), ((5, 1), 6), ((5, 2), 6), ((5, 2), 6), ((5, 2), 6), ((5, 2), 6)];
+        assert!(!stalls(&looks).contains(&true));
+        assert!(!stalls(&[((0, 1), 100); 5]).contains(&true));
     }
 }
