@@ -53,7 +53,8 @@ pub trait Broker: Send + Sync + std::fmt::Debug {
 
     /// Has a handler called for the publications of the whole log, as a member of a group. `unsupported` where there are no groups.
     fn consume(&self, how: Consume, handler: Arc<Handler>) -> Result<Arc<dyn consume::Work>> {
-        let _ = (how, handler);
+        let _ = handler;
+        how.check()?;
         Err(consume::unsupported())
     }
 

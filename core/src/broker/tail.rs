@@ -522,6 +522,7 @@ impl Tail {
     }
 
     /// Whether nothing is under way.
+    #[cfg(feature = "_kafka")]
     pub(super) fn is_idle(&self) -> bool {
         self.lock().since_ms.is_none()
     }
