@@ -478,11 +478,6 @@ impl Tail {
         self.hub.reply(replies);
     }
 
-    /// Whether a record with this key has yet to pass.
-    pub fn is_under_way(&self, key: MessageKey) -> bool {
-        self.lock().keyed.contains_key(&key)
-    }
-
     /// Answers *unknown* to everything that was admitted longer ago than the publish timeout. The records may still pass; nobody
     /// waits for them then.
     pub fn sweep(&self, steady_ms: u64) {
