@@ -6,6 +6,7 @@ use crate::command::{Connect, HistoryQuery};
 use crate::config::{Limit, Limits};
 use crate::error::Error;
 use crate::ids::check_name;
+use crate::metrics::Metrics;
 use crate::protocol::native::{self, decode, encode};
 use crate::server::admission::{Admission, Permit, Refusal};
 use crate::server::inbox::{Arrival, Inbox, Item, Upgraded};
@@ -159,9 +160,9 @@ async fn answer(request: Request<Incoming>, site: &Arc<Site>, visit: &Mutex<Visi
             _ if !site.stopping.load(Ordering::Relaxed) && site.shards.iter().any(|s| s.is_gone()) => {
                 text(StatusCode::SERVICE_UNAVAILABLE, "internal\n")
             }
-            Health::Up if !site.stopping.load(Ordering::Relaxed) => text(StatusCode::OK, "ready\n"),
+            Health::Up if !site.stopping.load(Ordering::Relaxed) => ready("ready", &shared.metrics),
             // It serves as well as any other node does.
-            Health::Degraded if !site.stopping.load(Ordering::Relaxed) => text(StatusCode::OK, "degraded\n"),
+            Health::Degraded if !site.stopping.load(Ordering::Relaxed) => ready("degraded", &shared.metrics),
             Health::Up | Health::Degraded => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
             other => text(StatusCode::SERVICE_UNAVAILABLE, &format!("{}\n", other.name())),
         },
@@ -174,6 +175,12 @@ async fn answer(request: Request<Incoming>, site: &Arc<Site>, visit: &Mutex<Visi
             None => text(StatusCode::NOT_FOUND, "not found\n"),
         },
     }
+}
+
+/// That this serves, and what an operator should know of it.
+fn ready(how: &str, metrics: &Metrics) -> Answer {
+    let single = if metrics.kafka_single_copy.get() == 1 { "durability: single\n" } else { "" };
+    text(StatusCode::OK, &format!("{how}\n{single}"))
 }
 
 fn upgrade(request: &Request<Incoming>, site: &Arc<Site>, visit: &Mutex<Visit>) -> Answer {

@@ -7,10 +7,12 @@ use crate::error::{Error, Result};
 use klatch_kafka_ext::{Persisted, persisted};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::consumer::ConsumerContext;
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::ProducerContext;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The group of the tail. It commits nothing and is never a member; librdkafka wants a name, and a cluster with access rules may ask for
@@ -238,6 +240,24 @@ pub fn start_error(what: &str, e: &KafkaError) -> Error {
         e => format!("{what}: {e}"),
     };
     Error::new(code, text)
+}
+
+/// A partition's own queue, and a flag that is set, and the bell rung, when something comes to it.
+pub fn queue(
+    consumer: &Arc<BaseConsumer<Context>>,
+    topic: &str,
+    partition: u32,
+    bell: &Arc<Bell>,
+) -> std::result::Result<(PartitionQueue<Context>, Arc<AtomicBool>), KafkaError> {
+    let queue = consumer.split_partition_queue(topic, partition as i32);
+    let mut queue = queue.ok_or_else(|| KafkaError::Subscription("no queue for a partition".into()))?;
+    let ready = Arc::new(AtomicBool::new(true));
+    let (bell, flag) = (bell.clone(), ready.clone());
+    queue.set_nonempty_callback(move || {
+        flag.store(true, Ordering::Release);
+        bell.ring();
+    });
+    Ok((queue, ready))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Partitions that the topic has beyond those that are klatch's. What lies there is counted, and nothing else.
 
 use super::bell::Bell;
-use super::client::Context;
+use super::client::{self, Context};
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -114,14 +114,7 @@ fn read(
     topic: &str,
     bell: &Arc<Bell>,
 ) -> Result<Part, KafkaError> {
-    let queue = consumer.split_partition_queue(topic, number as i32);
-    let mut queue = queue.ok_or_else(|| KafkaError::Subscription("no queue for a partition".into()))?;
-    let ready = Arc::new(AtomicBool::new(true));
-    let (bell, flag) = (bell.clone(), ready.clone());
-    queue.set_nonempty_callback(move || {
-        flag.store(true, Ordering::Release);
-        bell.ring();
-    });
+    let (queue, ready) = client::queue(consumer, topic, number, bell)?;
     let mut list = TopicPartitionList::new();
     list.add_partition_offset(topic, number as i32, from)?;
     consumer.incremental_assign(&list)?;

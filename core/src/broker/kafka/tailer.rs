@@ -3,7 +3,7 @@
 //! Each partition has a queue of its own, so that what is wrong with one is known by its number. Only one thread reads.
 
 use super::bell::Bell;
-use super::client::Context;
+use super::client::{self, Context};
 use super::mapping::{self, Incoming, Junk, Mapped};
 use super::partition::partition_of;
 use super::surplus::Surplus;
@@ -211,15 +211,7 @@ fn assign(
     let mut queues = Vec::new();
     for (number, offset) in (0..).zip(offsets) {
         list.add_partition_offset(topic, number, Offset::Offset(offset as i64))?;
-        let queue = consumer.split_partition_queue(topic, number);
-        let mut queue = queue.ok_or_else(|| KafkaError::Subscription("no queue for a partition".into()))?;
-        let ready = Arc::new(AtomicBool::new(true));
-        let (bell, flag) = (bell.clone(), ready.clone());
-        queue.set_nonempty_callback(move || {
-            flag.store(true, Ordering::Release);
-            bell.ring();
-        });
-        queues.push((queue, ready));
+        queues.push(client::queue(&consumer, topic, number as u32, bell)?);
     }
     consumer.assign(&list)?;
     Ok((consumer, queues))

@@ -20,6 +20,8 @@ fn one_of_three_kafkas_is_killed_over_and_over_and_nothing_is_lost_or_said_twice
     let mut world = World::new(Cluster::three().start());
     let [a, b] = ["a", "b"].map(|name| hasty(&world, name).start());
     let urls = [a.url(), b.url()];
+    // Of two copies at least nothing needs to be said.
+    assert_eq!(get(&urls[0], "/readyz"), (200, "ready\n".into()));
     let corpus = corpus().limited(MESSAGES);
     let rooms: Vec<String> = corpus.scripts.iter().map(|s| s.room.clone()).collect();
     let live = urls.each_ref().map(|url| listen(url, &rooms, None));

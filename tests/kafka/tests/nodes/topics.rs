@@ -23,6 +23,8 @@ fn nodes_that_start_at_the_same_time_make_one_topic_and_all_serve_it() {
     for (n, node) in nodes.iter().enumerate() {
         stored(&mut client(&node.url(), "ann"), "lobby", &format!("m{n}"), "1");
     }
+    // The one broker has the only copy: an operator is told.
+    assert_eq!(get(&nodes[0].url(), "/readyz"), (200, "ready\ndurability: single\n".into()));
     // One that looks at everything klatch relies on finds it.
     let verifier = world.node("d").set("kafka.topic_mode", "verify").start();
     tells("d", &verifier.url(), &world.expected().rooms);

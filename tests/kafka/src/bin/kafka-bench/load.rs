@@ -35,6 +35,8 @@ pub struct Sent {
     pub by: usize,
     /// What its sender was told, the first time.
     pub told: Option<Told>,
+    /// When.
+    pub told_at: u64,
 }
 
 /// What a run leaves for whoever checks it.
@@ -155,7 +157,7 @@ impl Crowd {
         let number = self.outcome.first + self.outcome.sent.len() as u64;
         let Some(member) = self.members.get_mut(by) else { return };
         self.dialect.publish(number, &mut member.out);
-        self.outcome.sent.push(Sent { at: now, room: member.room, by, told: None });
+        self.outcome.sent.push(Sent { at: now, room: member.room, by, told: None, told_at: 0 });
         self.unanswered += 1;
         self.undelivered += self.others;
     }
@@ -237,7 +239,7 @@ impl Crowd {
         if sent.told.is_some() {
             return;
         }
-        sent.told = Some(told);
+        (sent.told, sent.told_at) = (Some(told), now);
         self.unanswered -= 1;
         match told {
             Told::Stored => meter.acked(sent.at, now),

@@ -9,16 +9,18 @@ mod bare;
 mod bounce;
 mod chat;
 mod check;
+mod inside;
 mod load;
 mod meter;
 mod report;
 mod servers;
 
 use bare::Bare;
+use inside::Inside;
 use klatch_kafka_tests::{Cluster, Oracle};
 use load::Crowd;
 use meter::{Figures, Group, Meter, Shape, Times};
-use report::{ACK_P99, CPU, FIGURES, RATE, REDIS, number};
+use report::{ACK_P99, CPU, FIGURES, RATE, REDIS};
 use servers::Chat;
 use std::path::Path;
 use std::time::Duration;
@@ -26,12 +28,16 @@ use std::time::Duration;
 const HELP: &str = "
   kafka-bench [--rounds 5] [--seconds 2.2] [--warm 0.6] [--rooms 32] [--members 2] [--rate 2000] [--in-flight 512]
               [--load one|paced|bulk] [--without-recipe]
-  kafka-bench --bounce [--rounds 1] [--rooms 16] [--members 4] [--rate 500] [--seconds 16] [--down 3] [--nodes 2]";
+  kafka-bench --bounce [--rounds 1] [--rooms 16] [--members 4] [--rate 500] [--seconds 30] [--down 3] [--nodes 2]";
 
 /// Partitions of each topic.
 const PARTITIONS: u32 = 16;
-/// The contenders, the first of which the others are compared with.
-const NAMES: [&str; 3] = ["librdkafka", "klatch", "recipe"];
+/// The contenders, the first of which the others are compared with. *inside* is klatch without sockets, in the process of its host.
+const NAMES: [&str; 4] = ["librdkafka", "inside", "klatch", "recipe"];
+const BARE: usize = 0;
+const INSIDE: usize = 1;
+const KLATCH: usize = 2;
+const RECIPE: usize = 3;
 
 /// How long a run's last messages are waited for: whoever cannot keep up has many of them.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -94,11 +100,17 @@ fn compare(options: &Options, folder: &Path) {
     let cluster = Cluster::one().start();
     let oracle = Oracle::new(cluster.addresses());
     NAMES.iter().for_each(|name| create(&oracle, name));
-    let mut bare =
-        Bare::new(&cluster.addresses(), NAMES[0], PARTITIONS, rooms).unwrap_or_else(|e| panic!("{e}"));
     let recipe = !options.has("without-recipe");
-    let recipe = recipe.then(|| Chat::recipe(&cluster, NAMES[2], 1, folder));
-    let chats = [Some(Chat::klatch(&cluster, NAMES[1], 1, folder)), recipe];
+    let mut contenders = vec![
+        Bare::new(&cluster.addresses(), NAMES[BARE], PARTITIONS, rooms)
+            .map(Contender::Bare)
+            .unwrap_or_else(|e| panic!("{e}")),
+        Inside::new(&cluster.url(NAMES[INSIDE]), folder, rooms)
+            .map(Contender::Inside)
+            .unwrap_or_else(|e| panic!("{e}")),
+        Contender::Chat(Chat::klatch(&cluster, NAMES[KLATCH], 1, folder)),
+    ];
+    contenders.extend(recipe.then(|| Contender::Chat(Chat::recipe(&cluster, NAMES[RECIPE], 1, folder))));
     let own = std::process::id();
     let around = [Group { name: "kafka", ids: cluster.ids() }, Group { name: "load", ids: vec![own] }];
     println!(
@@ -109,21 +121,23 @@ fn compare(options: &Options, folder: &Path) {
     );
 
     // By shape and contender: the figures of each round.
-    let mut all: Vec<[Vec<Vec<f64>>; 3]> = shapes.iter().map(|_| Default::default()).collect();
+    let mut all: Vec<[Vec<Vec<f64>>; 4]> = shapes.iter().map(|_| Default::default()).collect();
     let mut number_of_messages = 0;
     for round in 1..=rounds {
         for (shape, all) in shapes.iter().zip(&mut all) {
-            for (contender, rows) in all.iter_mut().enumerate() {
+            for number in 0..contenders.len() {
                 // What one could not do in time is not to be done in another's.
-                chats.iter().flatten().for_each(|chat| meter::rest(&chat.groups));
-                let figures = match contender.checked_sub(1).and_then(|c| chats.get(c)) {
-                    None => {
-                        // It has no process of its own to serve others: what is the load's is the server's.
-                        let groups = [Group { name: "server", ids: vec![own] }, around[0].clone()];
-                        bare.run(*shape, Meter::new(times, &groups))
-                    }
-                    Some(None) => continue,
-                    Some(Some(chat)) => {
+                contenders.iter().for_each(Contender::rest);
+                let (Some(contender), Some(rows)) = (contenders.get_mut(number), all.get_mut(number)) else {
+                    continue;
+                };
+                // Those in this process serve nobody else: what is the load's is the server's.
+                let mine =
+                    || Meter::new(times, &[Group { name: "server", ids: vec![own] }, around[0].clone()]);
+                let figures = match contender {
+                    Contender::Bare(bare) => bare.run(*shape, mine()),
+                    Contender::Inside(inside) => inside.run(*shape, mine()),
+                    Contender::Chat(chat) => {
                         let groups = [&chat.groups[..], &around].concat();
                         let meter = || Meter::new(times, &groups);
                         chatting(chat, *shape, meter, rooms, members, &mut number_of_messages)
@@ -133,11 +147,11 @@ fn compare(options: &Options, folder: &Path) {
                 println!(
                     "round {round}, {}, {}: {}; load average {}",
                     shape.name(),
-                    NAMES[contender],
+                    NAMES[number],
                     FIGURES
                         .iter()
                         .zip(&row)
-                        .map(|(n, v)| format!("{n} {}", number(*v)))
+                        .map(|(n, v)| format!("{n} {}", report::number(*v)))
                         .collect::<Vec<_>>()
                         .join(", "),
                     report::load(),
@@ -153,19 +167,40 @@ fn compare(options: &Options, folder: &Path) {
         println!("{}", report::line("---", FIGURES.iter().map(|_| "---".to_owned())));
         for (name, rows) in NAMES.iter().zip(all).filter(|(_, rows)| !rows.is_empty()) {
             let medians = report::medians(&rows.iter().collect::<Vec<_>>());
-            println!("{}", report::line(name, medians.into_iter().map(number)));
+            println!("{}", report::line(name, medians.into_iter().map(report::number)));
         }
         goals(all);
         println!();
     }
 }
 
+/// Whoever is measured.
+enum Contender {
+    Bare(Bare),
+    Inside(Inside),
+    Chat(Chat),
+}
+
+impl Contender {
+    /// Waits until its processes do next to nothing.
+    fn rest(&self) {
+        if let Contender::Chat(chat) = self {
+            meter::rest(&chat.groups);
+        }
+    }
+}
+
 /// The ratios of each round that goals are set for.
-fn goals([bare, klatch, recipe]: &[Vec<Vec<f64>>; 3]) {
+fn goals(all: &[Vec<Vec<f64>>; 4]) {
     let of = |row: &Vec<f64>, figure: usize| row.get(figure).copied().unwrap_or(f64::NAN);
-    let beside = |figure| report::ratio(klatch.iter().zip(bare).map(|(k, b)| of(k, figure) / of(b, figure)));
-    println!("ack p99, klatch / librdkafka: {} (goal: at most 1.3)", beside(ACK_P99));
-    println!("messages a second, klatch / librdkafka: {} (goal in bulk: at least 0.8)", beside(RATE));
+    let [bare, _, klatch, recipe] = all;
+    for who in [INSIDE, KLATCH] {
+        let (name, rows) = (NAMES[who], &all[who]);
+        let beside =
+            |figure| report::ratio(rows.iter().zip(bare).map(|(k, b)| of(k, figure) / of(b, figure)));
+        println!("ack p99, {name} / librdkafka: {} (goal: at most 1.3)", beside(ACK_P99));
+        println!("messages a second, {name} / librdkafka: {} (goal in bulk: at least 0.8)", beside(RATE));
+    }
     if !recipe.is_empty() {
         let cpu =
             report::ratio(klatch.iter().zip(recipe).map(|(k, r)| (of(r, CPU) + of(r, REDIS)) / of(k, CPU)));
