@@ -364,7 +364,7 @@ pub const OVERLAY: usize = 16 << 20;
 
 /// What may wait in memory while the view's store puts its files together and takes nothing: that passes, so it is more than where it
 /// cannot be written.
-const MOST_DEFERRED: usize = 4 * OVERLAY;
+pub const MOST_DEFERRED: usize = 4 * OVERLAY;
 
 /// What a start may leave in memory where the disk has no room for the view: that of some millions of messages.
 const MOST_AT_START: usize = 256 << 20;

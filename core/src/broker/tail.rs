@@ -385,9 +385,25 @@ impl Tail {
         Ok(())
     }
 
-    /// Records up to this place are gone that this has not seen.
-    pub fn skip(&self, place: u64) {
+    /// Records up to this place are gone that this has not seen. What waits for a record may have waited for one of them: it is *unknown*,
+    /// and what comes with its id again is sent again.
+    pub fn skip(&self, place: u64, steady_ms: u64) {
         self.passed.fetch_max(place, Ordering::AcqRel);
+        let mut done = Vec::new();
+        {
+            let mut state = self.lock();
+            let until_ms = steady_ms + self.window_ms;
+            for (key, waiting) in std::mem::take(&mut state.keyed) {
+                state.doubtful.add(key, until_ms);
+                let text =
+                    "records were deleted before this node had read them; retry with the same message id";
+                let outcome = Outcome::Unknown(Error::new(Code::Unknown, text));
+                done.extend(waiting.into_iter().map(|w| (w.waiter, w.room, w.id, outcome.clone())));
+            }
+            state.rest();
+        }
+        let replies = self.settle(done);
+        self.hub.reply(replies);
     }
 
     /// There was nothing more to read.

@@ -141,6 +141,8 @@ pub struct View {
     /// Bytes in both layers; beside the lock, because it is asked for at every batch.
     overlay_bytes: AtomicUsize,
     newest_id: AtomicU64,
+    /// See [`View::settled`]; of each partition.
+    settled: Vec<AtomicU64>,
     partition_of: OnceLock<PartitionOf>,
     #[cfg(test)]
     failing: std::sync::atomic::AtomicU8,
@@ -247,6 +249,7 @@ impl View {
             fresh,
             overlay_bytes: AtomicUsize::new(0),
             newest_id: AtomicU64::new(0),
+            settled: shared.partitions.iter().map(|_| AtomicU64::new(0)).collect(),
             partition_of: OnceLock::new(),
             #[cfg(test)]
             failing: Default::default(),
@@ -295,6 +298,7 @@ impl View {
         }
         if let Some(newest) = ids.iter().map(|(_, entry)| entry.time).max() {
             self.newest_id.fetch_max(newest, Relaxed);
+            self.settle(partition, newest);
         }
         let grown = shared.active.add(partition, rows, ids, checkpoint);
         self.overlay_bytes.fetch_add(grown, Relaxed);
@@ -438,6 +442,19 @@ impl View {
     /// The latest time of an id that was added since the view was opened; 0 if there was none.
     pub fn newest_id(&self) -> u64 {
         self.newest_id.load(Relaxed)
+    }
+
+    /// A partition had nothing more to read when the log had come to this time.
+    pub fn settle(&self, partition: u32, time: u64) {
+        if let Some(settled) = self.settled.get(partition as usize) {
+            settled.fetch_max(time, Relaxed);
+        }
+    }
+
+    /// The time before which no record is left to come in any partition, but for what the clocks of a log may differ; 0 until that is
+    /// known. One partition may be hours behind another: what is a duplicate there is decided by ids that are old elsewhere.
+    pub fn settled(&self) -> u64 {
+        self.settled.iter().map(|time| time.load(Relaxed)).min().unwrap_or(0)
     }
 
     /// Runs what reads or writes the store. Once it has found damage, the next [`View::open`] begins anew.

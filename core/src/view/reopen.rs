@@ -84,8 +84,9 @@ impl View {
             self.overlay_bytes.fetch_sub(layer.bytes, Relaxed);
         }
         for (now, stored) in partitions.iter_mut().zip(opened.partitions) {
-            *dirty |= now.trim != stored.trim;
-            *now = Partition { trim: now.trim, ..stored };
+            let begins = now.begins.max(stored.begins);
+            *dirty |= now.trim != stored.trim || begins != stored.begins;
+            *now = Partition { trim: now.trim, begins, ..stored };
         }
         // Buckets may have been given up since the last flush that was done.
         let gone = |b: &Bucket| b.end() <= flusher.oldest();

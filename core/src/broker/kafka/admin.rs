@@ -10,6 +10,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, Top
 use rdkafka::client::Client;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::MetadataTopic;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context as Task, Poll, Wake, Waker};
@@ -230,7 +231,7 @@ impl Admin<'_> {
                         );
                         return Err(Error::new(Code::InvalidConfig, text));
                     }
-                    Some(t) => match leaderless(t, wanted) {
+                    Some(t) => match leads(t, wanted).iter().filter(|led| !**led).count() {
                         0 => return Ok(()),
                         n => format!("{n} of {wanted} partitions have no leader"),
                     },
@@ -301,10 +302,15 @@ impl Admin<'_> {
     }
 }
 
-/// How many of the first `wanted` partitions have no leader.
-pub fn leaderless(topic: &rdkafka::metadata::MetadataTopic, wanted: usize) -> usize {
-    let led = |p: &&rdkafka::metadata::MetadataPartition| (p.id() as usize) < wanted && p.leader() >= 0;
-    wanted - topic.partitions().iter().filter(led).count().min(wanted)
+/// Which of the first `wanted` partitions have a leader.
+pub fn leads(topic: &MetadataTopic, wanted: usize) -> Vec<bool> {
+    let mut led = vec![false; wanted];
+    for partition in topic.partitions().iter().filter(|p| p.leader() >= 0) {
+        if let Some(led) = usize::try_from(partition.id()).ok().and_then(|id| led.get_mut(id)) {
+            *led = true;
+        }
+    }
+    led
 }
 
 /// Whether asking again would not help.

@@ -23,17 +23,39 @@ pub struct Life {
     pub tails: Vec<Arc<Tail>>,
     /// What the cluster has told of the partitions' ends.
     pub marks: Marks,
-    /// Partitions that are not read although there is something to read.
-    stalled: Vec<AtomicBool>,
+    parts: Vec<Part>,
+}
+
+/// What is known of a partition.
+#[derive(Debug)]
+struct Part {
+    /// Its rooms' publishes can be stored: it has a leader, as far as is known.
+    led: AtomicBool,
+    /// It is not read although there is something to read.
+    stalled: AtomicBool,
+    /// How far it had been passed, and how often its end had been reached, when it was found to be stalled.
+    stood: Mutex<(u64, u64)>,
+}
+
+impl Part {
+    fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Acquire)
+    }
+
+    fn stood(&self) -> MutexGuard<'_, (u64, u64)> {
+        self.stood.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Life {
     /// With a tail for each partition.
     pub fn new(number: u64, topic_id: [u8; 16], tails: Vec<Arc<Tail>>, bell: Arc<Bell>) -> Life {
         let marks = Marks { parts: tails.iter().map(|_| Mutex::default()).collect(), bell };
-        let stalled = tails.iter().map(|_| AtomicBool::new(false)).collect();
+        let part =
+            |_| Part { led: AtomicBool::new(true), stalled: AtomicBool::new(false), stood: Mutex::default() };
+        let parts = tails.iter().map(part).collect();
         let topic_id_text = BASE64_URL_SAFE_NO_PAD.encode(topic_id).into();
-        Life { number, topic_id, topic_id_text, tails, marks, stalled }
+        Life { number, topic_id, topic_id_text, tails, marks, parts }
     }
 
     /// The partition of a room.
@@ -63,19 +85,41 @@ impl Life {
         }
     }
 
-    /// Says whether a partition is stalled. True if that is news.
-    pub fn set_stalled(&self, partition: u32, stalled: bool) -> bool {
-        self.stalled.get(partition as usize).is_some_and(|s| s.swap(stalled, Ordering::AcqRel) != stalled)
+    /// Says whether a partition is stalled, and how far it has come: [`Tail::passed`] and [`Tail::ends`]. True if that is news.
+    pub fn set_stalled(&self, partition: u32, stalled: bool, moved: (u64, u64)) -> bool {
+        self.parts.get(partition as usize).is_some_and(|part| {
+            *part.stood() = moved;
+            part.stalled.swap(stalled, Ordering::AcqRel) != stalled
+        })
+    }
+
+    /// Stalled partitions that have been read since are not any more.
+    pub fn clear_stalls(&self) {
+        for (part, tail) in self.parts.iter().zip(&self.tails).filter(|(part, _)| part.is_stalled()) {
+            if *part.stood() != (tail.passed(), tail.ends()) {
+                part.stalled.store(false, Ordering::Release);
+            }
+        }
     }
 
     /// Whether a partition is stalled.
     pub fn is_stalled(&self, partition: u32) -> bool {
-        self.stalled.get(partition as usize).is_some_and(|s| s.load(Ordering::Acquire))
+        self.parts.get(partition as usize).is_some_and(Part::is_stalled)
     }
 
     /// How many are.
     pub fn stalled(&self) -> usize {
-        self.stalled.iter().filter(|s| s.load(Ordering::Acquire)).count()
+        self.parts.iter().filter(|part| part.is_stalled()).count()
+    }
+
+    /// Says which partitions have leaders. Nothing is said by nothing.
+    pub fn set_led(&self, led: &[bool]) {
+        self.parts.iter().zip(led).for_each(|(part, led)| part.led.store(*led, Ordering::Release));
+    }
+
+    /// Whether a partition has a leader, as far as is known.
+    pub fn is_led(&self, partition: u32) -> bool {
+        self.parts.get(partition as usize).is_some_and(|part| part.led.load(Ordering::Acquire))
     }
 
     /// Answers all publishes that wait, and wakes who was answered.
@@ -151,7 +195,7 @@ mod tests {
         let bell = Arc::new(Bell::default());
         let life = Life::new(1, [1; 16], vec![Arc::new(tail)], bell.clone());
         let mark = |asked_ms, end| Mark { asked_ms, first: 0, end };
-        life.tails[0].skip(10);
+        life.tails[0].skip(10, 0);
         assert_eq!(life.reach("lobby", 10, 100), Reach::Read);
         assert!(life.marks.wanted().is_empty());
         assert_eq!(life.reach("lobby", 20, 100), Reach::Behind, "nobody knows");
@@ -163,7 +207,24 @@ mod tests {
         life.marks.set(0, mark(101, 19));
         assert_eq!(life.reach("lobby", 20, 100), Reach::Beyond);
         assert_eq!(life.reach("lobby", 19, 500), Reach::Behind, "a log does not become shorter");
-        life.tails[0].skip(19);
+        life.tails[0].skip(19, 0);
         assert_eq!(life.reach("lobby", 19, 500), Reach::Read);
+    }
+
+    /// It was cleared only at a look at all partitions, which none had while any was without a leader.
+    #[test]
+    fn a_stalled_partition_that_is_read_again_is_stalled_no_more() {
+        let settings = Settings::default();
+        let view = Arc::new(View::memory(Identity { log: [1; 16], partitions: 1 }, &settings.view));
+        let hub = Arc::new(Hub::new(view.clone(), &settings.limits, Arc::default()));
+        let tail = Tail::new(0, [1; 16], 0, view, hub, &settings, Arc::default());
+        let life = Life::new(1, [1; 16], vec![Arc::new(tail)], Arc::default());
+        life.tails[0].skip(10, 0);
+        assert!(life.set_stalled(0, true, (10, 0)) && !life.set_stalled(0, true, (10, 0)));
+        life.clear_stalls();
+        assert_eq!(life.stalled(), 1);
+        life.tails[0].at_end();
+        life.clear_stalls();
+        assert_eq!(life.stalled(), 0);
     }
 }

@@ -80,6 +80,8 @@ struct Shared {
     link: AtomicU8,
     /// The topic has been read up to the end that it had.
     ready: AtomicBool,
+    /// The view cannot be written, so nothing is read.
+    view_full: AtomicBool,
     /// How many partitions the topic has; 0 until that is known.
     partitions: AtomicU32,
     /// The number of the life whose topic is not there any more: another one is.
@@ -155,6 +157,7 @@ impl KafkaBroker {
             watchers: consume::Watchers::default(),
             link: AtomicU8::new(Health::Down as u8),
             ready: AtomicBool::new(false),
+            view_full: AtomicBool::new(false),
             partitions: AtomicU32::new(0),
             replaced: AtomicU64::new(0),
             stopping: Arc::default(),
@@ -248,6 +251,16 @@ impl Shared {
         self.ready.load(Ordering::Acquire)
     }
 
+    fn is_view_full(&self) -> bool {
+        self.view_full.load(Ordering::Acquire)
+    }
+
+    fn set_view_full(&self, full: bool) {
+        if self.view_full.swap(full, Ordering::AcqRel) != full {
+            self.metrics.storage_refusing.set(u64::from(full || self.link() == Health::Down));
+        }
+    }
+
     fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
@@ -303,7 +316,7 @@ impl Shared {
     fn set_link(&self, link: Health) {
         let before = self.link();
         self.link.store(link as u8, Ordering::Relaxed);
-        self.metrics.storage_refusing.set(u64::from(link == Health::Down));
+        self.metrics.storage_refusing.set(u64::from(link == Health::Down || self.is_view_full()));
         if link != before {
             match link {
                 Health::Up => tracing::info!("the Kafka topic is served"),
@@ -363,6 +376,9 @@ impl Broker for KafkaBroker {
             Some(error.clone())
         } else if inner.stop_by.is_some() {
             Some(Error::new(Code::Stopping, "the engine is stopping"))
+        } else if shared.is_view_full() {
+            let text = "the view cannot be written, so this node does not read the topic; make room in kafka.view_dir";
+            Some(Error::new(Code::StorageFull, text))
         } else if !shared.is_ready() {
             Some(unavailable())
         } else if congested {
@@ -416,6 +432,7 @@ impl Broker for KafkaBroker {
         match (&inner.failed, inner.stopped) {
             (Some(_), _) => Health::StorageFailed,
             (None, true) => Health::Stopped,
+            (None, false) if self.shared.is_view_full() => Health::StorageFull,
             (None, false) if !self.shared.is_ready() => Health::Down,
             (None, false) => self.shared.link(),
         }

@@ -184,7 +184,8 @@ impl Opening {
         };
         let tails: Vec<Arc<Tail>> = (0..).zip(starts).map(tail).collect();
         // What is gone from the topic is passed.
-        tails.iter().zip(&topic.marks).for_each(|(tail, (low, _))| tail.skip(*low));
+        let now_ms = shared.clock.steady_ms();
+        tails.iter().zip(&topic.marks).for_each(|(tail, (low, _))| tail.skip(*low, now_ms));
         shared.set_life(Life::new(number, topic.id, tails.clone(), shared.trouble.clone()));
         let trouble = shared.trouble.clone();
         let tailer = Tailer::start(Plan {
@@ -206,8 +207,10 @@ impl Opening {
         let mut tell_ms = shared.clock.steady_ms() + PROGRESS_MS;
         while tailer.behind() > 0 && !shared.is_stopping() {
             let now_ms = shared.clock.steady_ms();
-            tailer.tick();
-            if !tailer.turn(now_ms)? {
+            tailer.tick()?;
+            let more = tailer.turn(now_ms)?;
+            shared.set_view_full(tailer.is_full());
+            if !more {
                 shared.bell.wait(Duration::from_millis(50));
             }
             if let Some(partition) = tailer.first_lost() {

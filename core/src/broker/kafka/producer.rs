@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 /// What a message counts for beside its key and value.
 const OVERHEAD: usize = 256;
+/// What part of all bytes without a report those of a partition without a leader may be.
+const SHARES: usize = 4;
 /// How long a producer that has failed for good may take to say what became of its messages.
 const PURGE: Duration = Duration::from_secs(2);
 
@@ -73,6 +75,8 @@ pub struct Producer {
     sent: BTreeMap<u64, Sending>,
     next: u64,
     bytes: usize,
+    /// Of each partition.
+    bytes_of: BTreeMap<u32, usize>,
     limit: usize,
     reports: Vec<Report>,
     replaced: u64,
@@ -102,6 +106,7 @@ impl Producer {
             sent: BTreeMap::new(),
             next: 0,
             bytes: 0,
+            bytes_of: BTreeMap::new(),
             limit,
             reports: Vec::new(),
             replaced: 0,
@@ -123,6 +128,24 @@ impl Producer {
         self.bytes
     }
 
+    /// Whether one partition has more bytes without a report than a share of what all may have: where it has no leader they stay for
+    /// long, and others must have room.
+    pub fn has_its_share(&self, partition: u32) -> bool {
+        self.bytes_of.get(&partition).is_some_and(|bytes| *bytes >= self.limit / SHARES)
+    }
+
+    fn count(&mut self, message: &Sending) {
+        self.bytes += message.size();
+        *self.bytes_of.entry(message.partition).or_default() += message.size();
+    }
+
+    fn discount(&mut self, message: &Sending) {
+        self.bytes -= message.size();
+        if let Some(bytes) = self.bytes_of.get_mut(&message.partition) {
+            *bytes -= message.size();
+        }
+    }
+
     /// Messages without a report.
     pub fn len(&self) -> usize {
         self.sent.len()
@@ -140,7 +163,7 @@ impl Producer {
         match self.hand_over(number, &message) {
             // What has failed for good is replaced at the next look, and this is sent then, after those before it.
             Ok(()) | Err(RDKafkaErrorCode::Fatal) => {
-                self.bytes += message.size();
+                self.count(&message);
                 self.sent.insert(number, message);
                 Ok(())
             }
@@ -208,7 +231,7 @@ impl Producer {
                 continue;
             }
             let Some(message) = self.sent.remove(&report.number) else { continue };
-            self.bytes -= message.size();
+            self.discount(&message);
             if let Some(code) = report.error {
                 let error = if perhaps { unknown(code) } else { refusal(code) };
                 failed.push(Failed { message, perhaps, error });
@@ -249,7 +272,7 @@ impl Producer {
                 return;
             }
             if let Some(message) = self.sent.remove(&number) {
-                self.bytes -= message.size();
+                self.discount(&message);
                 let perhaps = message.sent_before;
                 let error = if perhaps { unknown(code) } else { refusal(code) };
                 failed.push(Failed { message, perhaps, error });
@@ -264,7 +287,7 @@ impl Producer {
             if message.has_id {
                 self.sent.insert(number, message);
             } else {
-                self.bytes -= message.size();
+                self.discount(&message);
                 failed.push(Failed { message, perhaps: true, error: unknown(RDKafkaErrorCode::Fatal) });
             }
         }
@@ -278,6 +301,7 @@ impl Producer {
     /// Everything that has no report, for a broker that ends.
     pub fn abandon(&mut self) -> usize {
         self.bytes = 0;
+        self.bytes_of.clear();
         std::mem::take(&mut self.sent).len()
     }
 
@@ -389,6 +413,19 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
+    }
+
+    /// What waits for a partition without a leader took all the room that there is, and rooms of the others were refused.
+    #[test]
+    fn a_partition_has_its_share_when_a_part_of_the_room_is_taken_by_it() {
+        let mock = mock();
+        mock.broker_down(1).unwrap();
+        let mut producer = producer(&mock, 2_000, 8 * (OVERHEAD + 6));
+        assert!(!producer.has_its_share(0));
+        (1..=2).for_each(|n| producer.send(message(n, true)).unwrap());
+        assert!(producer.has_its_share(0) && !producer.has_its_share(1));
+        assert_eq!(settle(&mut producer).len(), 2);
+        assert!(!producer.has_its_share(0));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::partition::partition_of;
 use super::surplus::Surplus;
 use super::watch::Checks;
 use crate::broker::ids::CLOCKS_DIFFER_MS;
-use crate::broker::storage::OVERLAY;
+use crate::broker::storage::{MOST_DEFERRED, OVERLAY};
 use crate::broker::tail::{Origin, Tail};
 use crate::message::Record;
 use crate::metrics::Metrics;
@@ -39,6 +39,11 @@ const STRANGERS: usize = 16;
 
 /// How long a client may take to read what is there before another one is tried.
 const RESTART: Duration = Duration::from_secs(10);
+
+/// When damaged records are asked for again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How soon it is tried again to write a view that could not be written.
+const FLUSH_AGAIN: Duration = Duration::from_millis(200);
 
 /// How long one question to the cluster may take while a partition is read, and how often it is asked.
 const QUESTION: Duration = Duration::from_secs(3);
@@ -111,6 +116,9 @@ struct Part {
     /// it has been checked again.
     held: Option<(u64, Read)>,
     lost: Option<Lost>,
+    /// What came next was damaged on its way, or lies damaged with its leader: it is asked for again then. What comes after it is not to be
+    /// read before.
+    again_at: Option<Instant>,
     /// The first record will tell from where on duplicates are decided as everywhere.
     headless: bool,
     /// Below this offset they may not be: nobody is told of these records.
@@ -152,6 +160,19 @@ pub struct Tailer {
     told: Told,
     records: Vec<(Record, Vec<u8>)>,
     origins: Vec<Origin>,
+    room: Room,
+    /// When it is tried to write the view again.
+    flush_at: Option<Instant>,
+}
+
+/// Whether the view may have more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    Enough,
+    /// Its store has yet to put its files together.
+    Late,
+    /// It cannot be written.
+    None,
 }
 
 impl std::fmt::Debug for Tailer {
@@ -233,6 +254,7 @@ impl Tailer {
             caught_up: start.from >= start.end,
             held: None,
             lost: None,
+            again_at: None,
             headless: start.headless,
             told_from: start.told_from,
         };
@@ -254,6 +276,8 @@ impl Tailer {
             told: Told::default(),
             records: Vec::new(),
             origins: Vec::new(),
+            room: Room::Enough,
+            flush_at: None,
         })
     }
 
@@ -263,7 +287,7 @@ impl Tailer {
         let next = self.parts.iter().map(|p| p.last);
         let (consumer, queues) = assign(&self.config, (self.context)(), &self.topic, next, &self.bell)?;
         for (part, (queue, ready)) in self.parts.iter_mut().zip(queues) {
-            (part.queue, part.ready, part.lost) = (queue, ready, None);
+            (part.queue, part.ready, part.lost, part.again_at) = (queue, ready, None, None);
         }
         self.consumer = consumer;
         self.surplus.restart(&self.consumer, &self.topic, &self.bell)?;
@@ -278,7 +302,7 @@ impl Tailer {
 
     /// Whether another client might read this partition: it has yet to be tried, and nothing else is known to be wrong.
     pub fn may_restart(&self, partition: u32) -> bool {
-        let well = |p: &Part| p.lost.is_none() && p.held.is_none();
+        let well = |p: &Part| !p.stands() && p.held.is_none();
         self.made.elapsed() > RESTART && self.parts.get(partition as usize).is_some_and(well)
     }
 
@@ -300,7 +324,11 @@ impl Tailer {
         self.consumer.incremental_unassign(&list)?;
         // What had been fetched before is not wanted any more.
         while part.queue.poll(Duration::ZERO).is_some() {}
-        (part.last, part.lost) = (offset, None);
+        if offset != part.last {
+            // What was held is of before.
+            part.held = None;
+        }
+        (part.last, part.lost, part.again_at) = (offset, None, None);
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(&self.topic, partition as i32, Offset::Offset(offset as i64))?;
         self.consumer.incremental_assign(&list)?;
@@ -317,16 +345,57 @@ impl Tailer {
         self.parts.iter().filter(|p| !p.caught_up).count()
     }
 
-    /// Serves what is not of a partition, and has every partition looked at: once in a while.
-    pub fn tick(&mut self) {
+    /// Serves what is not of a partition, has every partition looked at, and asks again for what was damaged: once in a while.
+    pub fn tick(&mut self) -> Result<(), Trouble> {
         // Whatever comes here is no message: all partitions have their own queues.
         while self.consumer.poll(Duration::ZERO).is_some() {}
         self.parts.iter().for_each(|p| p.ready.store(true, Ordering::Release));
         self.surplus.look_again();
+        let now = Instant::now();
+        for partition in 0..self.parts.len() {
+            let due = self.parts.get(partition).filter(|p| p.again_at.is_some_and(|at| at <= now));
+            if let Some(last) = due.map(|p| p.last) {
+                self.go_on(partition as u32, last)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the view may have more to write. While it has too much, nothing is read: librdkafka's queues fill to their bounds, and the
+    /// cluster keeps the rest.
+    fn has_room(&mut self) -> Result<Room, Trouble> {
+        let view = self.parts.first().map(|p| p.tail.view()).filter(|v| v.overlay_bytes() > 2 * OVERLAY);
+        let Some(view) = view else { return Ok(Room::Enough) };
+        let now = Instant::now();
+        if self.flush_at.is_some_and(|at| now < at) {
+            return Ok(self.room);
+        }
+        let room = match view.flush() {
+            Ok(flushed) if flushed.deferred && view.overlay_bytes() > MOST_DEFERRED => Room::Late,
+            Ok(_) => Room::Enough,
+            Err(ViewError::Damaged(why)) => return Err(ViewError::Damaged(why).into()),
+            Err(e) => {
+                if self.room != Room::None {
+                    tracing::error!(error = %e, "the view cannot be written: nothing is read or stored until it can");
+                }
+                Room::None
+            }
+        };
+        self.flush_at = (room != Room::Enough).then(|| now + FLUSH_AGAIN);
+        Ok(room)
+    }
+
+    /// Whether nothing is read because the view cannot be written.
+    pub fn is_full(&self) -> bool {
+        self.room == Room::None
     }
 
     /// Hands what has come to the tails. True: there is more.
     pub fn turn(&mut self, now_ms: u64) -> Result<bool, Trouble> {
+        self.room = self.has_room()?;
+        if self.room != Room::Enough {
+            return Ok(false);
+        }
         let mut more = false;
         for i in 0..self.parts.len() {
             if self.parts[i].ready.swap(false, Ordering::AcqRel) && self.read(i, now_ms)? {
@@ -339,15 +408,6 @@ impl Tailer {
             let home = partition_of(found.key.as_deref().unwrap_or_default(), partitions);
             told.odd(Odd::Misplaced(home), found.partition, found.offset, metrics, now_ms);
         });
-        if let Some(view) =
-            self.parts.first().map(|p| p.tail.view()).filter(|v| v.overlay_bytes() > 2 * OVERLAY)
-        {
-            match view.flush() {
-                // It waits in memory until there is room, as what came before.
-                Ok(_) | Err(ViewError::Full(_)) => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
         Ok(more)
     }
 
@@ -373,7 +433,7 @@ impl Tailer {
             checkpoint = Some(read.checkpoint);
             keep(read, records, origins);
         }
-        while count < BATCH && bytes < BATCH_BYTES {
+        while count < BATCH && bytes < BATCH_BYTES && !part.stands() {
             let message = match part.queue.poll(Duration::ZERO) {
                 None => break,
                 Some(Ok(message)) => message,
@@ -486,6 +546,11 @@ impl Part {
         Ok(())
     }
 
+    /// Whether what is in its queue is not to be read.
+    fn stands(&self) -> bool {
+        self.lost.is_some() || self.again_at.is_some()
+    }
+
     /// What an error on the partition's queue means.
     fn failed(&mut self, e: &KafkaError, checks: &Checks, now_ms: u64) {
         use RDKafkaErrorCode::*;
@@ -495,6 +560,16 @@ impl Part {
             | KafkaError::MessageConsumptionFatal(_) => {
                 self.lost = Some(Lost { since_ms: now_ms, checked: checks.begun(), next: self.last });
                 checks.ask();
+            }
+            // The client has skipped it, and would go on behind it.
+            KafkaError::MessageConsumption(BadMessage | BadCompression | NotImplemented) => {
+                tracing::error!(
+                    partition = self.number,
+                    next = self.last,
+                    error = %e,
+                    "a batch of records is damaged, or of a form that is not known; it is asked for again until it can be read"
+                );
+                self.again_at = Some(Instant::now() + AGAIN);
             }
             KafkaError::MessageConsumption(UnknownPartition | UnknownTopic | UnknownTopicOrPartition) => {
                 checks.ask();

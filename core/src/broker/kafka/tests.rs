@@ -66,6 +66,8 @@ fn rooms_of_a_partition_that_has_lost_its_beginning_are_not_new() {
     assert_eq!((view.last("a").unwrap(), view.last("b").unwrap()), (0, 100));
 }
 
+mod bounds;
+
 /// Brokers on a cluster that librdkafka plays in this process: real Kafka is in tests/kafka.
 pub(super) mod played {
     use super::*;
@@ -96,7 +98,7 @@ pub(super) mod played {
     }
 
     impl Rig {
-        fn settings(&self, view_dir: &str) -> Settings {
+        pub fn settings(&self, view_dir: &str) -> Settings {
             let mut settings = Settings {
                 log: format!("kafka://{}/t", self.mock.bootstrap_servers()),
                 ..Settings::default()
@@ -113,7 +115,7 @@ pub(super) mod played {
             self.node_with(&self.settings(view_dir))
         }
 
-        fn node_with(&self, settings: &Settings) -> Node {
+        pub fn node_with(&self, settings: &Settings) -> Node {
             let metrics = Arc::new(Metrics::default());
             let ids = TopicIds::Told(self.id.clone());
             let clock = Arc::new(SystemClock::new());
@@ -186,11 +188,11 @@ pub(super) mod played {
         }
 
         /// Waits until its health is this.
-        fn becomes(&self, health: Health) {
+        pub fn becomes(&self, health: Health) {
             self.until(health.name(), |n| n.broker.health() == health);
         }
 
-        fn until(&self, what: &str, is: impl Fn(&Node) -> bool) {
+        pub fn until(&self, what: &str, is: impl Fn(&Node) -> bool) {
             let until = std::time::Instant::now() + Duration::from_secs(60);
             while !is(self) {
                 assert!(

@@ -1,7 +1,7 @@
 //! Asks the cluster how it is, beside the thread that reads and writes: what waits for an answer waits here.
 
 use super::Shared;
-use super::admin::{TopicIds, leaderless};
+use super::admin::{TopicIds, leads};
 use super::bell::Bell;
 use super::client::Context;
 use super::life::{Life, Mark};
@@ -19,6 +19,8 @@ const ALERT: Duration = Duration::from_millis(300);
 const ANSWER: Duration = Duration::from_millis(1500);
 /// How often it is looked whether every partition is read.
 const ENDS_EVERY_MS: u64 = 5_000;
+/// How many leaders may leave a question unanswered before the others are not asked either.
+const MOST_SILENT: u32 = 2;
 /// How often the topic's id is looked at.
 const ID_EVERY_MS: u64 = 5_000;
 /// How often the view is told what the topic no longer has.
@@ -62,7 +64,7 @@ pub struct Watch {
     topic: String,
     ids: TopicIds,
     /// Each partition at the last look; of one life.
-    seen: (u64, Vec<Seen>),
+    seen: (u64, Vec<Option<Seen>>),
 }
 
 /// A partition as it was seen. It is stalled if its end has moved, and neither was a record read nor the end reached for two looks since.
@@ -161,15 +163,16 @@ impl Watch {
             self.shared.partitions.store(t.partitions().len() as u32, Ordering::Release);
         }
         due.missed = if answer.is_ok() { 0 } else { due.missed + 1 };
-        let mut leaderless_now = 0;
+        life.clear_stalls();
+        let mut led = Vec::new();
         let mut link = match answer {
             // One answer may be late.
             Err(_) if due.missed < 2 => self.shared.link(),
             Err(_) => Health::Down,
             Ok(metadata) => match metadata.topics().first().filter(|t| t.error().is_none()) {
                 Some(t) => {
-                    leaderless_now = leaderless(t, life.tails.len());
-                    if leaderless_now == 0 { Health::Up } else { Health::Degraded }
+                    led = leads(t, life.tails.len());
+                    if led.iter().all(|led| *led) { Health::Up } else { Health::Degraded }
                 }
                 // It is gone. Another one may come; until then nothing is stored.
                 None => Health::Down,
@@ -183,7 +186,8 @@ impl Watch {
                 link = Health::Down;
             }
         }
-        if link != Health::Up {
+        life.set_led(&led);
+        if link == Health::Down || self.shared.is_view_full() {
             // What is read again after an outage needs a moment.
             self.seen = (0, Vec::new());
         } else if due.missed == 0 && now >= due.ends_ms {
@@ -193,9 +197,9 @@ impl Watch {
         if link == Health::Up && life.stalled() > 0 {
             link = Health::Degraded;
         }
-        let away = match (link, leaderless_now) {
-            (Health::Down, _) => life.tails.len(),
-            (_, n) => n + life.stalled(),
+        let away = match link {
+            Health::Down => life.tails.len(),
+            _ => led.iter().filter(|led| !**led).count() + life.stalled(),
         };
         self.shared.metrics.kafka_partitions_away.set(away as u64);
         // Another life may have begun meanwhile, or none be there.
@@ -237,15 +241,28 @@ impl Watch {
             (number, seen) if number == life.number => seen,
             _ => Vec::new(),
         };
-        let (mut seen, mut behind) = (Vec::with_capacity(life.tails.len()), 0);
+        let (mut seen, mut behind, mut silent) = (Vec::with_capacity(life.tails.len()), 0, 0);
         for (partition, tail) in (0..).zip(&life.tails) {
             let moved = (tail.passed(), tail.ends());
-            // Where a leader does not answer nothing is known, and others are not waited for: the cluster may be going.
-            let mark = self.ask(client, life, partition);
-            let Some(mark) = mark.filter(|_| !self.shared.is_ending()) else { return };
-            let now = Seen::after(before.get(partition as usize), moved, mark.end);
+            // What was written before the question has been written by the answer.
+            let newest = tail.view().newest_id();
+            if self.shared.is_ending() {
+                return;
+            }
+            // Where there is no leader, or it does not answer, nothing is known. Others are not waited for long: the cluster may be going.
+            let asked = life.is_led(partition) && silent < MOST_SILENT;
+            let mark = if asked { self.ask(client, life, partition) } else { None };
+            let Some(mark) = mark else {
+                silent += u32::from(asked);
+                seen.push(None);
+                continue;
+            };
+            if moved.0 >= mark.end || mark.first == mark.end {
+                tail.view().settle(partition, newest);
+            }
+            let now = Seen::after(before.get(partition as usize).and_then(Option::as_ref), moved, mark.end);
             let stalled = now.is_stalled();
-            if life.set_stalled(partition, stalled) && stalled {
+            if life.set_stalled(partition, stalled, moved) && stalled {
                 self.shared.metrics.kafka_stalls.inc();
                 let (passed, end) = (moved.0, mark.end);
                 tracing::error!(
@@ -257,7 +274,7 @@ impl Watch {
                 self.shared.bell.ring();
             }
             behind += now.behind(mark.end);
-            seen.push(now);
+            seen.push(Some(now));
         }
         self.shared.metrics.kafka_behind.set(behind);
         self.seen = (life.number, seen);

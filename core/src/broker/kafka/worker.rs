@@ -9,6 +9,7 @@ use super::tailer::{Tailer, Trouble};
 use super::{Shared, stopped, unavailable};
 use crate::broker::append::{Append, Outcome};
 use crate::codes::Code;
+use crate::config::Limit;
 use crate::error::{Error, Result};
 use crate::ids::{MessageKey, random_bytes};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -177,10 +178,11 @@ impl Work<'_> {
         }
         if ticks {
             self.ticked_ms = now_ms;
-            self.tailer.tick();
+            self.tailer.tick()?;
             self.look_after_lost()?;
         }
         let more = self.tailer.turn(now_ms)?;
+        self.shared.set_view_full(self.tailer.is_full());
         self.life.tails.iter().for_each(|t| t.wake());
         self.shared.watchers.moved();
         self.shared.metrics.kafka_unacknowledged_bytes.set(self.producer.bytes() as u64);
@@ -249,7 +251,7 @@ impl Work<'_> {
                 tail.view().begin_after(partition, mark.first);
                 tail.view().trim_below(partition, mark.first + 1)?;
                 self.shared.hub.skip(mark.first, |room| life.partition(room) == partition);
-                tail.skip(mark.first);
+                tail.skip(mark.first, self.shared.clock.steady_ms());
             }
         }
         self.tailer.go_on(partition, next.max(mark.first))
@@ -288,11 +290,21 @@ impl Work<'_> {
             q.queue.take(count, bytes, &mut self.todo, now_ms);
         }
         let partitions = self.life.tails.len() as u32;
+        let mut refused = Vec::new();
         for append in self.todo.drain(..) {
             let partition = partition_of(append.room.as_bytes(), partitions);
+            if !self.life.is_led(partition) && self.producer.has_its_share(partition) {
+                refused.push(append);
+                continue;
+            }
             if let Some(sorted) = self.sorted.get_mut(partition as usize) {
                 sorted.push(append);
             }
+        }
+        if !refused.is_empty() {
+            let text = "the partition of this room has no leader, and much waits for one; slow down";
+            let error = Error::new(Code::Busy, text).after(1000).at(Limit::AppendQueueBytes);
+            self.shared.refuse(refused.into_iter(), &error);
         }
         let wall_ms = self.shared.clock.wall_ms();
         for partition in 0..partitions {

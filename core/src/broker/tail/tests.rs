@@ -137,6 +137,32 @@ fn what_may_be_stored_is_not_called_not_stored_by_a_retry() {
     assert_eq!(answer(&late), Some(Err(Code::Timeout)));
 }
 
+/// A publish of which nothing was heard was still on its way when records were deleted that the node had yet to read, its own among them.
+/// It stayed on its way for ever: with that id nothing could be stored any more.
+#[test]
+fn what_was_on_its_way_when_records_were_deleted_can_be_published_again() {
+    let mut rig = rig();
+    let (first, _) = rig.publish("m1", 1_000);
+    rig.tail.sweep(11_001);
+    assert_eq!(answer(&first), Some(Err(Code::Unknown)));
+    let (second, tag) = rig.publish("", 12_000);
+    rig.tail.skip(100, 13_000);
+    assert_eq!(answer(&second), Some(Err(Code::Unknown)));
+    assert!(tag.is_some() && rig.tail.is_idle());
+    let (again, key) = rig.publish("m1", 14_000);
+    rig.next = 101;
+    let offset = rig.record("m1", Origin::Read);
+    assert!(key.is_some());
+    assert_eq!(answer(&again), Some(Ok((offset, false))));
+    // It may have been among them.
+    let (first, _) = rig.publish("m2", 15_000);
+    rig.tail.skip(200, 15_000);
+    assert_eq!(answer(&first), Some(Err(Code::Unknown)));
+    let (again, key) = rig.publish("m2", 16_000);
+    rig.tail.give_up(key.unwrap(), false, true, &refused(), 17_000);
+    assert_eq!(answer(&again), Some(Err(Code::Unknown)));
+}
+
 #[test]
 fn too_many_doubts_make_everything_doubtful() {
     let mut rig = rig();

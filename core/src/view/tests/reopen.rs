@@ -123,3 +123,20 @@ fn a_view_that_began_in_memory_is_written_once_that_is_possible() {
     assert_eq!((view.was_rebuilt(), view.hash_key()), (false, key));
     holds(&view, 1);
 }
+
+/// Whoever had seen an earlier message of a room in that partition was told that nothing was missing.
+#[test]
+fn what_was_said_of_records_that_are_gone_outlives_another_opening() {
+    let dir = TempDir::new().unwrap();
+    let view = open(&dir);
+    one(&view, 1);
+    view.flush().unwrap();
+    view.begin_after(0, 50);
+    one(&view, 60);
+    close(&view);
+    view.flush().unwrap();
+    assert_eq!((view.begun_after(0), view.last("b").unwrap()), (50, 50));
+    view.close().unwrap();
+    drop(view);
+    assert_eq!(open(&dir).begun_after(0), 50);
+}

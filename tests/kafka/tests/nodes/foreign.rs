@@ -5,6 +5,9 @@ use klatch_harness::client::JoinOptions;
 use klatch_kafka_tests::expected::partition;
 use klatch_kafka_tests::oracle::{Bytes, Draft, End};
 use klatch_suite::members::listen;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
 
 const ROOM: &str = "lobby";
 
@@ -162,4 +165,34 @@ fn a_transaction_that_nobody_ends_holds_up_no_room() {
     same("a member", &live.join().unwrap(), &expected.rooms);
     tells("a", &a.url(), &expected.rooms);
     tells("b", &b.url(), &expected.rooms);
+}
+
+/// A batch that is damaged on its way was left out by the client, which went on behind it: the messages were missing on this node for good,
+/// and nobody was told.
+#[test]
+fn x17_a_damaged_batch_is_waited_for_and_not_left_out() {
+    let world = World::new(Cluster::one().start());
+    let a = world.node("a").start();
+    let mut ann = client(&a.url(), "ann");
+    stored(&mut ann, ROOM, "first", "1");
+    drop((ann, a));
+    // Each of these is a batch of its own.
+    for text in ["\"before it\"", "\"damaged\"", "\"after it\""] {
+        world.oracle.produce(TOPIC, &[Draft::new(ROOM, text)]);
+    }
+    let folder = world.cluster.data(0).join(format!("{TOPIC}-{}", partition(ROOM, PARTITIONS)));
+    let segment =
+        File::options().read(true).write(true).open(folder.join("00000000000000000000.log")).unwrap();
+    let mut bytes = Vec::new();
+    (&segment).read_to_end(&mut bytes).unwrap();
+    let at = bytes.windows(9).position(|w| w == b"\"damaged\"").unwrap();
+    segment.write_all_at(b"D", at as u64 + 1).unwrap();
+    let a = world.node("a").set("kafka.start_timeout_ms", 0).start();
+    until(|| a.output().iter().filter(|line| line.contains("a batch of records is damaged")).count() > 1);
+    assert_eq!(get(&a.url(), "/readyz"), (503, "down\n".into()));
+    segment.write_all_at(b"d", at as u64 + 1).unwrap();
+    becomes(&a.url(), 200, "ready");
+    let expected = world.expected();
+    assert_eq!(expected.rooms[ROOM].len(), 4);
+    tells("a", &a.url(), &expected.rooms);
 }

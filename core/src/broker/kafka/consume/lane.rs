@@ -15,6 +15,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+/// When damaged records are asked for again.
+const DAMAGED_MS: u64 = 1000;
+
 /// Most publications of a job, and bytes of them.
 const ITEMS: usize = 64;
 const ITEM_BYTES: usize = 1 << 20;
@@ -44,6 +47,8 @@ pub struct Lane {
     pub halt: Arc<AtomicBool>,
     /// The topic does not have what comes next: it is to be placed anew.
     pub lost: bool,
+    /// It is not asked for before (steady clock).
+    pub again_ms: u64,
     failures: Failures,
 }
 
@@ -122,6 +127,7 @@ impl Lane {
             committed,
             halt: Arc::new(AtomicBool::new(false)),
             lost: false,
+            again_ms: 0,
             failures: Failures::default(),
         }
     }
@@ -222,8 +228,13 @@ impl Lane {
     }
 
     fn fetch(&mut self, sight: &Sight) -> Option<(u64, Read)> {
-        use RDKafkaErrorCode::{AutoOffsetReset, OffsetOutOfRange};
+        use RDKafkaErrorCode::{
+            AutoOffsetReset, BadCompression, BadMessage, NotImplemented, OffsetOutOfRange,
+        };
         loop {
+            if self.lost {
+                return None;
+            }
             match self.queue.poll(Duration::ZERO)? {
                 Ok(message) => {
                     let offset = message.offset().max(0) as u64;
@@ -236,6 +247,12 @@ impl Lane {
                     return Some((offset, read));
                 }
                 Err(KafkaError::MessageConsumption(AutoOffsetReset | OffsetOutOfRange)) => self.lost = true,
+                // The client has skipped it, and would go on behind it.
+                Err(e @ KafkaError::MessageConsumption(BadMessage | BadCompression | NotImplemented)) => {
+                    let (partition, next) = (self.partition, self.fetched);
+                    tracing::error!(partition, next, error = %e, "a batch of records is damaged; it is asked for again");
+                    (self.lost, self.again_ms) = (true, sight.now_ms() + DAMAGED_MS);
+                }
                 Err(e) => {
                     tracing::debug!(partition = self.partition, error = %e, "reading a partition for a group");
                 }

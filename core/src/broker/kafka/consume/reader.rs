@@ -447,7 +447,7 @@ impl Reader {
 
     /// Begins those partitions anew whose next record is not there.
     fn place_lost(&mut self, now_ms: u64) {
-        let lost = |lane: &Lane| lane.lost && lane.is_empty();
+        let lost = |lane: &Lane| lane.lost && lane.is_empty() && now_ms >= lane.again_ms;
         if self.change.is_some() || now_ms < self.ask_ms || !self.lanes.values().any(lost) {
             return;
         }

@@ -125,7 +125,7 @@ fn compare(options: &Options, folder: &Path) {
     let mut number_of_messages = 0;
     for round in 1..=rounds {
         for (shape, all) in shapes.iter().zip(&mut all) {
-            for number in 0..contenders.len() {
+            for (number, name) in NAMES.iter().enumerate().take(contenders.len()) {
                 // What one could not do in time is not to be done in another's.
                 contenders.iter().for_each(Contender::rest);
                 let (Some(contender), Some(rows)) = (contenders.get_mut(number), all.get_mut(number)) else {
@@ -147,7 +147,7 @@ fn compare(options: &Options, folder: &Path) {
                 println!(
                     "round {round}, {}, {}: {}; load average {}",
                     shape.name(),
-                    NAMES[number],
+                    name,
                     FIGURES
                         .iter()
                         .zip(&row)
