@@ -101,6 +101,8 @@ codes! {
         InvalidId = 211, "invalid_id";
         /// This engine, as it is configured, cannot do that.
         Unsupported = 212, "unsupported";
+        /// This stream has come to its end, and says why. What comes after it is read from another one.
+        Ended = 213, "ended";
         /// The message may have been stored: retry with the same id and the answer will be the same for both.
         Unknown = 300, "outcome_unknown";
         /// The connection's credentials were refused.

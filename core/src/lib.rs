@@ -56,7 +56,8 @@ pub use codes::{Code, Disconnect, Retry};
 pub use command::{HistoryQuery, Start};
 pub use config::Settings;
 pub use engine::{
-    Ack, Builder, Ended, Engine, HistoryPage, Message, PresenceList, Publishing, Stopped, Subscription, Whom,
+    Ack, Builder, Closer, Ended, Engine, HistoryPage, Message, PresenceList, Publishing, Stopped,
+    Subscription, Whom,
 };
 pub use error::{Error, Result};
 pub use events::{Event, EventStream, NextEvent};

@@ -1,5 +1,6 @@
 //! A publish on its way into the log, and where its outcome goes.
 
+use crate::clock::LONGEST;
 use crate::codes::Code;
 use crate::command::Ref;
 use crate::error::{Error, Result};
@@ -8,6 +9,7 @@ use crate::threads;
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
 
 /// A message to be appended.
 #[derive(Debug)]
@@ -143,6 +145,12 @@ impl Promise {
     /// Waits for the answer on this thread. Bounded by the engine's `publish_timeout_ms`. On a thread of an engine, which the answer may
     /// come from, it does not wait: `would_deadlock`.
     pub fn wait(&self) -> Result<Ack> {
+        self.wait_within(LONGEST)
+    }
+
+    /// The same, but waits at most `timeout`.
+    pub fn wait_within(&self, timeout: Duration) -> Result<Ack> {
+        let until = Instant::now() + timeout.min(LONGEST);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(answer) = &state.answer {
@@ -151,7 +159,12 @@ impl Promise {
             if threads::is_ours() {
                 return Err(Error::new(Code::WouldDeadlock, "a waker waits for the engine that woke it"));
             }
-            state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let text = "no answer came within the time given; publish it again with the same id";
+                return Err(Error::new(Code::Unknown, text));
+            }
+            state = self.ready.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 

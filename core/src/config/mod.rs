@@ -1,9 +1,11 @@
 //! Settings: plain values from a file, the environment or code. Components (hooks, clock) go to the builder instead.
 
 pub(crate) mod check;
+mod given;
 mod kafka;
 mod limits;
 
+pub use given::keys;
 pub use kafka::{Kafka, Properties, TopicMode};
 pub use limits::{Limit, LimitHits, Limits};
 use serde::{Deserialize, Serialize};

@@ -11,7 +11,7 @@ pub use crate::room::presence::PresenceList;
 pub use crate::room::subscriber::Ended;
 pub use builder::Builder;
 pub use publishing::{Message, Publishing};
-pub use subscription::Subscription;
+pub use subscription::{Closer, Subscription};
 
 use crate::broker::Health;
 use crate::broker::append::{Append, Promise, Waiter};
@@ -31,6 +31,7 @@ use crate::room::hub::congested;
 use crate::server::http::Site;
 use crate::server::inbox::{Item, Target};
 use crate::threads;
+use bytes::Bytes;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
@@ -50,7 +51,7 @@ use tokio::sync::watch;
 ///
 /// | Call | In a hook | In an async task | In a waker |
 /// | --- | --- | --- | --- |
-/// | [`publish`](Engine::publish), [`signal`](Engine::signal), [`kick`](Engine::kick), [`presence`](Engine::presence), [`health`](Engine::health), [`consume`](Engine::consume) | works | works | works |
+/// | [`publish`](Engine::publish), [`signal`](Engine::signal), [`send`](Engine::send), [`kick`](Engine::kick), [`presence`](Engine::presence), [`health`](Engine::health), [`consume`](Engine::consume) | works | works | works |
 /// | [`history`](Engine::history), [`subscribe`](Engine::subscribe) | works | works; reads the disk on this thread | works; holds up the engine while it reads |
 /// | [`Publishing::wait`] | works; holds up one of four threads | works; blocks this thread | `would_deadlock`, if there is no answer yet |
 /// | [`Consumer::stop`] | works, but not in that consumer's own handler, which it waits for | works; blocks this thread | `would_deadlock` |
@@ -241,21 +242,26 @@ impl Engine {
         self.on(|site| {
             let limits = &site.shared.policy.limits;
             check_name("room", room, limits.name_bytes)?;
-            check_name("event", name, limits.name_bytes)?;
             if !user.is_empty() {
                 check_name("user", user, limits.name_bytes)?;
             }
-            if json.len() > limits.message_bytes {
-                let text = "the signal's data is larger than message_bytes";
-                return Err(Error::new(Code::TooLarge, text).at(Limit::MessageBytes));
+            let frame = event_frame(site, room, user, name, json)?;
+            site.shared.hub.signal(room, None, &frame);
+            Ok(())
+        })
+    }
+
+    /// Delivers an event to one connection without storing it, by the id that its events and hooks name; `json` is its data. Its client
+    /// gets a signal without a room. Nothing happens if there is no such connection on this node, or it has not been let in.
+    ///
+    /// Errors: those of [`signal`](Engine::signal); `bad_request` for what is no connection id.
+    pub fn send(&self, connection: &str, name: &str, json: &str) -> Result<()> {
+        self.on(|site| {
+            let connection = connection_number(connection)?;
+            let frame = event_frame(site, "", "", name, json)?;
+            for shard in &site.shards {
+                shard.send(connection, frame.clone());
             }
-            let json = text::check_value(json, limits.json_depth)?;
-            let mut out = Vec::new();
-            frame::text(&mut out, |out| encode::signal(out, room, user, name, json));
-            if site.shared.hub.is_congested() {
-                return Err(congested());
-            }
-            site.shared.hub.signal(room, None, &out.into());
             Ok(())
         })
     }
@@ -265,12 +271,7 @@ impl Engine {
     pub fn kick(&self, whom: &Whom, room: Option<&str>) -> Result<()> {
         let site = self.running()?;
         let target = match whom {
-            Whom::Connection(id) => {
-                let id = id.strip_prefix('c').and_then(|hex| u64::from_str_radix(hex, 16).ok());
-                Target::Connection(
-                    id.ok_or_else(|| Error::new(Code::BadRequest, "this is no connection id"))?,
-                )
-            }
+            Whom::Connection(id) => Target::Connection(connection_number(id)?),
             Whom::User(user) => Target::User(user.as_str().into()),
         };
         for shard in &site.shards {
@@ -311,6 +312,28 @@ impl Engine {
         }
         self.0.stop(timeout)
     }
+}
+
+fn connection_number(id: &str) -> Result<u64> {
+    let number = id.strip_prefix('c').and_then(|hex| u64::from_str_radix(hex, 16).ok());
+    number.ok_or_else(|| Error::new(Code::BadRequest, "this is no connection id"))
+}
+
+/// The frame of an event of the host.
+fn event_frame(site: &Site, room: &str, user: &str, name: &str, json: &str) -> Result<Bytes> {
+    let limits = &site.shared.policy.limits;
+    check_name("event", name, limits.name_bytes)?;
+    if json.len() > limits.message_bytes {
+        let text = "the signal's data is larger than message_bytes";
+        return Err(Error::new(Code::TooLarge, text).at(Limit::MessageBytes));
+    }
+    let json = text::check_value(json, limits.json_depth)?;
+    let mut out = Vec::new();
+    frame::text(&mut out, |out| encode::signal(out, room, user, name, json));
+    if site.shared.hub.is_congested() {
+        return Err(congested());
+    }
+    Ok(out.into())
 }
 
 fn append_of(m: Message, promise: &Arc<Promise>, limits: &Limits) -> Result<Append> {

@@ -3,10 +3,12 @@
 use crate::broker::append::{Ack, Promise};
 use crate::error::Result;
 use crate::message::Kind;
+use crate::threads;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 /// A message that the host publishes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +62,38 @@ impl Publishing {
     /// be the engine's own: there it says `would_deadlock` at once, and the message goes its way.
     pub fn wait(self) -> Result<Ack> {
         self.0.wait()
+    }
+
+    /// The same, but waits at most `timeout`. Past it the outcome is `outcome_unknown`, for the message goes its way: publish it again with
+    /// the same id.
+    pub fn wait_within(self, timeout: Duration) -> Result<Ack> {
+        self.0.wait_within(timeout)
+    }
+
+    /// Has `then` called with the answer, once: on the thread of the engine that has it, or on this one if it is there already. That thread
+    /// stores everybody's messages: `then` must be done soon and must not wait; what would wait for the engine says `would_deadlock` there.
+    /// A panic of it goes no further.
+    pub fn then(self, then: impl FnOnce(Result<Ack>) + Send + 'static) {
+        let promise = self.0;
+        let waker = Waker::from(Arc::new(Then { promise: promise.clone(), call: Mutex::new(Some(then)) }));
+        if promise.poll(&waker).is_ready() {
+            threads::wake(waker);
+        }
+    }
+}
+
+/// What is called when a promise is filled.
+struct Then<F> {
+    promise: Arc<Promise>,
+    call: Mutex<Option<F>>,
+}
+
+impl<F: FnOnce(Result<Ack>) + Send + 'static> Wake for Then<F> {
+    fn wake(self: Arc<Self>) {
+        let call = self.call.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let (Some(call), Poll::Ready(answer)) = (call, self.promise.poll(Waker::noop())) {
+            call(answer);
+        }
     }
 }
 

@@ -66,6 +66,11 @@ impl Subscription {
         Position { epoch: self.epoch, offset: self.at }
     }
 
+    /// Ends it from another thread; whoever waits for it is told so.
+    pub fn closer(&self) -> Closer {
+        Closer(self.subscriber.clone())
+    }
+
     /// The next publications, at most `max`, in order. Waits for the first on this thread, at most `timeout`; empty after a timeout.
     /// While it catches up it reads the disk on this thread.
     pub fn next_batch(&mut self, max: usize, timeout: Duration) -> Result<Vec<Publication>, Ended> {
@@ -123,6 +128,17 @@ impl Subscription {
             self.at = last.offset();
         }
         batch
+    }
+}
+
+/// Ends a [`Subscription`] that another thread may be waiting for.
+#[derive(Clone, Debug)]
+pub struct Closer(Arc<Subscriber>);
+
+impl Closer {
+    /// Ends it: what is queued can still be read, then it says [`Ended::Closed`].
+    pub fn close(&self) {
+        self.0.end(Ended::Closed);
     }
 }
 

@@ -80,6 +80,11 @@ pub(crate) enum Item {
         except: Option<ConnectionKey>,
         frame: Bytes,
     },
+    /// A frame for one connection.
+    Send {
+        connection: u64,
+        frame: Bytes,
+    },
     /// Take the target out of the room, or close its connections.
     Kick {
         target: Target,
@@ -152,6 +157,11 @@ impl Inbox {
             self.waiting.fetch_add(bytes + size_of::<Item>(), Ordering::Relaxed);
         }
         self.push(item);
+    }
+
+    /// Hands over a frame for one connection, wherever it is.
+    pub(crate) fn send(&self, connection: u64, frame: Bytes) {
+        self.push_frame(frame.len(), Item::Send { connection, frame });
     }
 
     /// The shard has ended; nothing that is still handed over is kept.

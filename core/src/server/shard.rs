@@ -27,7 +27,7 @@ use crate::server::timer::Wheel;
 use crate::session::{Effect, Session};
 use crate::threads;
 use mio::{Events, Poll, Registry, Token, Waker};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::mem::take;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -58,6 +58,8 @@ pub(crate) struct Shard<N: Net> {
     wheel: Wheel,
     now_ms: u64,
     connections_made: u64,
+    /// The slots of those that were let in, by their ids.
+    named: HashMap<u64, u32>,
     hook_calls: u64,
     /// Streams begun, to number them.
     streams: u64,
@@ -159,6 +161,7 @@ impl<N: Net> Shard<N> {
             wheel: Wheel::new(now_ms),
             now_ms,
             connections_made: 0,
+            named: HashMap::new(),
             hook_calls: 0,
             streams: 0,
             stop_by_ms: None,
@@ -263,6 +266,7 @@ impl<N: Net> Shard<N> {
                 Item::Hook { key, call, decision } => self.hook_answered(key, call, decision),
                 Item::Presence(room, frame) => self.presence_event(room, &frame),
                 Item::Signal { room, except, frame } => self.signal(room, except, &frame),
+                Item::Send { connection, frame } => self.send_to(connection, &frame),
                 Item::Kick { target, room, code } => self.kick(&target, room.as_deref(), code),
                 Item::Reconnect(rooms) => self.reconnect(rooms),
                 Item::Stop { deadline_ms } => self.stop(deadline_ms),
@@ -588,6 +592,9 @@ impl<N: Net> Shard<N> {
         let events = self.shared.events.clone();
         let Some(c) = self.conn(i) else { return };
         if take(&mut c.announced) {
+            let id = c.id;
+            self.named.remove(&id);
+            let Some(c) = self.conn(i) else { return };
             events.push(|| Event::Disconnected {
                 connection: connection_name(c.id),
                 user: c.session.user().to_string(),
@@ -620,6 +627,13 @@ impl<N: Net> Shard<N> {
         self.out.clear();
         self.dead = (0..self.conns.len() as u32).collect();
         self.bury();
+    }
+
+    /// What the host has for one connection.
+    fn send_to(&mut self, connection: u64, frame: &bytes::Bytes) {
+        let Some(&i) = self.named.get(&connection) else { return };
+        self.flush_out();
+        self.send(i, frame, Some(frame));
     }
 
     fn kick(&mut self, target: &Target, room: Option<&str>, code: Disconnect) {

@@ -138,10 +138,11 @@ pub fn ack(out: &mut Vec<u8>, ack: &Ack<'_>) {
     out.push(b'}');
 }
 
-/// An event of another member. `user` is empty for an anonymous one; `data` is JSON text as it was sent.
+/// An event of another member, or of the host; `room` is empty where it is for this connection alone, `user` for an anonymous one. `data`
+/// is JSON text as it was sent.
 pub fn signal(out: &mut Vec<u8>, room: &str, user: &str, name: &str, data: &str) {
     begin(out, "signal", None);
-    text(out, r#","room":"#, room);
+    text_unless_empty(out, r#","room":"#, room);
     text_unless_empty(out, r#","user":"#, user);
     text(out, r#","name":"#, name);
     out.extend_from_slice(br#","data":"#);

@@ -102,6 +102,9 @@ impl<N: Net> Shard<N> {
         let events = self.shared.events.clone();
         let Some(c) = self.conn(i) else { return };
         c.announced = true;
+        let number = c.id;
+        self.named.insert(number, i);
+        let Some(c) = self.conn(i) else { return };
         let (id, user, address) = (connection_name(c.id), c.session.user().clone(), c.address);
         self.say(i, |out| encode::welcome(out, &id, &user, reference));
         events.push(|| Event::Connected { connection: id, user: user.to_string(), address });
