@@ -301,9 +301,9 @@ pub unsafe extern "C" fn klatch_subscription_on_publications(
 ) -> *mut klatch_error_t {
     let kept = Kept::new(user_data, free_user_data);
     guard(move || {
-        let call = publications.ok_or_else(|| crate::text::null("publications"))?;
         // SAFETY: the caller's pointer is what the header asks for.
         let listening = unsafe { handle::get(subscription) }?;
+        let call = publications.ok_or_else(|| crate::text::null("publications"))?;
         let mut reader = listening
             .reader()?
             .take()

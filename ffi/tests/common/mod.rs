@@ -109,15 +109,20 @@ impl Program {
         self.dir.path().join(&self.name)
     }
 
-    /// Runs it in its directory, to a good end; what it printed.
+    /// An empty directory, each time another.
+    fn run_dir(&self) -> PathBuf {
+        tempfile::tempdir_in(self.dir.path()).unwrap().keep()
+    }
+
+    /// Runs it in an empty directory, to a good end; what it printed.
     pub fn run(&self) -> String {
         run(&mut self.command())
     }
 
-    /// A command that runs it in its directory.
+    /// A command that runs it in an empty directory.
     pub fn command(&self) -> Command {
         let mut command = Command::new(self.path());
-        command.current_dir(self.dir.path());
+        command.current_dir(self.run_dir());
         command
     }
 
@@ -128,6 +133,6 @@ impl Program {
             .args(["--errors-for-leak-kinds=definite", "--show-leak-kinds=definite", "--num-callers=30"])
             .args(["--fair-sched=yes", "--child-silent-after-fork=yes"])
             .arg(self.path())
-            .current_dir(self.dir.path()))
+            .current_dir(self.run_dir()))
     }
 }

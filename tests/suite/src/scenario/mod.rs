@@ -5,16 +5,16 @@ mod client;
 mod hooks;
 mod host;
 mod pattern;
+mod rust;
 
 use client::Client;
-use klatch::{Engine, EventStream, Settings, Subscription};
+pub use host::Host;
+use klatch::Settings;
 use pattern::Vars;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 
 /// A file of scenarios.
 #[derive(Debug, Deserialize)]
@@ -95,10 +95,8 @@ pub fn load(dir: &Path) -> Result<Vec<(String, Scenario)>, String> {
 struct World {
     settings: Settings,
     hooks: bool,
-    engine: Option<Engine>,
+    host: Box<dyn Host>,
     clients: HashMap<String, Client>,
-    subscriptions: HashMap<String, Subscription>,
-    events: Option<EventStream>,
     vars: Vars,
 }
 
@@ -114,6 +112,17 @@ impl Scenario {
 
     /// Plays it; the error tells the step that failed and why. `topic` is the address of an empty topic of its own, on Kafka.
     pub fn run(&self, kind: Kind, topic: Option<&str>, shards: usize) -> Result<(), String> {
+        self.run_on(Box::<rust::Rust>::default(), kind, topic, shards)
+    }
+
+    /// The same with a host program of another language.
+    pub fn run_on(
+        &self,
+        host: Box<dyn Host>,
+        kind: Kind,
+        topic: Option<&str>,
+        shards: usize,
+    ) -> Result<(), String> {
         let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
         let mut settings: Settings = match &self.settings {
             Value::Null => Settings::default(),
@@ -134,15 +143,8 @@ impl Scenario {
             settings.limits.publish_timeout_ms = 60_000;
             settings.kafka.message_timeout_ms = 50_000;
         }
-        let mut world = World {
-            settings,
-            hooks: self.hooks,
-            engine: None,
-            clients: HashMap::new(),
-            subscriptions: HashMap::new(),
-            events: None,
-            vars: Vars::default(),
-        };
+        let mut world =
+            World { settings, hooks: self.hooks, host, clients: HashMap::new(), vars: Vars::default() };
         world.start()?;
         for (i, step) in self.steps.iter().enumerate() {
             world.step(step).map_err(|e| {
@@ -157,24 +159,7 @@ impl Scenario {
 
 impl World {
     fn start(&mut self) -> Result<(), String> {
-        let mut builder = Engine::builder().settings(self.settings.clone());
-        if self.hooks {
-            let hooks = Arc::new(hooks::Standard::default());
-            builder = builder.authorizer(hooks.clone()).publish_hook(hooks);
-        }
-        self.engine = Some(builder.start().map_err(|e| format!("start: {e}"))?);
-        Ok(())
-    }
-
-    fn engine(&self) -> Result<&Engine, String> {
-        self.engine.as_ref().ok_or_else(|| "the engine is not running".into())
-    }
-
-    fn stop(&mut self) -> Result<(), String> {
-        match self.engine.take() {
-            Some(engine) => engine.stop(Duration::from_secs(5)).map(drop).map_err(|e| format!("stop: {e}")),
-            None => Ok(()),
-        }
+        self.host.start(&self.settings, self.hooks)
     }
 
     fn end(&mut self) -> Result<(), String> {
@@ -183,8 +168,7 @@ impl World {
             client.end().map_err(|e| format!("at the end, {name}: {e}")).unwrap_or_else(|e| unread.push(e));
         }
         self.clients.clear();
-        self.subscriptions.clear();
-        self.stop()?;
+        self.host.stop()?;
         if unread.is_empty() { Ok(()) } else { Err(unread.join("\n    ")) }
     }
 
@@ -221,6 +205,6 @@ impl World {
     }
 
     fn address(&self) -> Result<std::net::SocketAddr, String> {
-        self.engine()?.addresses().first().copied().ok_or_else(|| "no address".into())
+        self.host.address()
     }
 }
