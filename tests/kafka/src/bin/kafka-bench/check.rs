@@ -179,7 +179,7 @@ mod tests {
 
     /// Messages 10 and on, all of member 0; members 1 and 2 saw these.
     fn outcome(told: &[Option<Told>], one: &[u64], two: &[u64]) -> Outcome {
-        let sent = told.iter().map(|told| Sent { at: 0, room: 0, by: 0, told: *told }).collect();
+        let sent = told.iter().map(|told| Sent { at: 0, room: 0, by: 0, told: *told, told_at: 0 }).collect();
         let seen = [&[], one, two].map(|seen: &[u64]| (0, seen.to_vec())).into();
         Outcome { first: 10, sent, seen, closed: 0 }
     }
