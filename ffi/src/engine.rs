@@ -75,8 +75,8 @@ pub unsafe extern "C" fn klatch_engine_address_count(engine: *const klatch_engin
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn klatch_engine_address(engine: *const klatch_engine_t, index: usize) -> klatch_str_t {
     let address = |e: &Running| Ok(e.addresses.get(index).map_or(klatch_str_t::EMPTY, |(a, _)| a.view()));
-    // SAFETY: the caller's pointer is what the header asks for.
     guard::value(klatch_str_t::EMPTY, || {
+        // SAFETY: the caller's pointer is what the header asks for.
         unsafe { handle::with(engine, address) }.unwrap_or(klatch_str_t::EMPTY)
     })
 }
@@ -104,8 +104,8 @@ pub unsafe extern "C" fn klatch_engine_health(engine: *const klatch_engine_t) ->
             _ => KLATCH_HEALTH_UNKNOWN,
         })
     };
-    // SAFETY: the caller's pointer is what the header asks for.
     guard::value(KLATCH_HEALTH_UNKNOWN, || {
+        // SAFETY: the caller's pointer is what the header asks for.
         unsafe { handle::with(engine, health) }.unwrap_or(KLATCH_HEALTH_UNKNOWN)
     })
 }

@@ -84,7 +84,9 @@ impl Events {
                 Poll::Pending => stream.next_within(timeout),
             };
         }
-        bell.set();
+        if next != NextEvent::TimedOut {
+            bell.set();
+        }
         next
     }
 

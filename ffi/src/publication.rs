@@ -7,6 +7,7 @@
 use crate::publish::{KLATCH_DATA_BINARY, KLATCH_DATA_JSON, hex};
 use crate::text::{free, give, klatch_bytes_t, klatch_str_t};
 use klatch::{Epoch, Kind, Publication};
+use std::io::Write;
 
 /// A message as it is delivered. It belongs to a batch.
 #[derive(Debug)]
@@ -45,7 +46,10 @@ impl klatch_publications_t {
             .map(|p| {
                 let room = put(&mut texts, p.room().as_bytes());
                 let user = put(&mut texts, p.user().as_bytes());
-                let id = put(&mut texts, p.id().as_bytes());
+                let id = match p.record.given_id() {
+                    "" => put_made_id(&mut texts, p.offset()),
+                    id => put(&mut texts, id.as_bytes()),
+                };
                 [room, user, id, put(&mut texts, p.record.data_slice())]
             })
             .collect();
@@ -108,6 +112,15 @@ impl klatch_publications_t {
 fn put(texts: &mut Vec<u8>, text: &[u8]) -> Range {
     let from = texts.len();
     texts.extend_from_slice(text);
+    texts.push(0);
+    (from, texts.len() - 1)
+}
+
+/// The same for an id that the engine made.
+fn put_made_id(texts: &mut Vec<u8>, offset: u64) -> Range {
+    let from = texts.len();
+    // Writing to a Vec cannot fail.
+    let _ = write!(texts, "~{offset}");
     texts.push(0);
     (from, texts.len() - 1)
 }

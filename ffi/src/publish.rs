@@ -13,7 +13,6 @@ use crate::handle;
 use crate::text::{Out, UserData, free, give, klatch_bytes_t, klatch_str_t};
 use klatch::{Ack, Code, Error, Message, Publishing, Result};
 use std::ffi::c_void;
-use std::fmt::Write;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -54,10 +53,12 @@ impl klatch_ack_t {
 
 /// An epoch as it is written everywhere.
 pub(crate) fn hex(epoch: u64) -> [u8; 16] {
-    let mut text = String::with_capacity(16);
-    // Writing to a String cannot fail.
-    let _ = write!(text, "{epoch:016x}");
-    text.into_bytes().try_into().unwrap_or([b'0'; 16])
+    let mut text = [0; 16];
+    for (i, digit) in text.iter_mut().enumerate() {
+        let nibble = (epoch >> (60 - 4 * i)) as u8 & 15;
+        *digit = if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
+    }
+    text
 }
 
 /// The offset of the message in its room. 0 if `ack` is NULL.
@@ -231,6 +232,7 @@ mod tests {
             assert_eq!(id_out.len, id.len().min(64));
             assert_eq!(epoch.len, 16);
             assert_eq!(&ack.epoch, b"00000000000000ab\0");
+            assert_eq!(hex(0xFEDC_BA98_7654_3210), *b"fedcba9876543210");
         }
     }
 }

@@ -355,8 +355,8 @@ pub unsafe extern "C" fn klatch_subscription_epoch(
     subscription: *const klatch_subscription_t,
 ) -> klatch_str_t {
     let epoch = |l: &Listening| Ok(klatch_str_t::of(&l.epoch));
-    // SAFETY: the caller's pointer is what the header asks for.
     guard::value(klatch_str_t::EMPTY, || {
+        // SAFETY: the caller's pointer is what the header asks for.
         unsafe { handle::with(subscription, epoch) }.unwrap_or(klatch_str_t::EMPTY)
     })
 }
@@ -366,8 +366,8 @@ pub unsafe extern "C" fn klatch_subscription_epoch(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn klatch_subscription_ended(subscription: *const klatch_subscription_t) -> i32 {
     let ended = |l: &Listening| Ok(l.state.ended.load(Ordering::Acquire));
-    // SAFETY: the caller's pointer is what the header asks for.
     guard::value(KLATCH_ENDED_CLOSED, || {
+        // SAFETY: the caller's pointer is what the header asks for.
         unsafe { handle::with(subscription, ended) }.unwrap_or(KLATCH_ENDED_CLOSED)
     })
 }

@@ -104,3 +104,62 @@ impl Future for Publishing {
         self.0.poll(cx.waker())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codes::Code;
+    use crate::error::Error;
+    use crate::message::{Epoch, Position};
+    use std::sync::mpsc::channel;
+
+    fn ack() -> Ack {
+        Ack { position: Position { epoch: Epoch(1), offset: 7 }, id: "m".into(), duplicate: false }
+    }
+
+    #[test]
+    fn whoever_waits_within_a_time_is_told_that_the_outcome_is_not_known() {
+        let promise = Arc::new(Promise::new());
+        let e = Publishing(promise.clone()).wait_within(Duration::from_millis(1)).unwrap_err();
+        assert_eq!(e.code(), Code::Unknown);
+        let waits = {
+            let promise = promise.clone();
+            std::thread::spawn(move || Publishing(promise).wait_within(Duration::MAX))
+        };
+        assert!(promise.fill(Ok(ack())).is_none());
+        assert_eq!(waits.join().unwrap(), Ok(ack()));
+        assert_eq!(
+            Publishing(promise).wait_within(Duration::ZERO),
+            Ok(ack()),
+            "what is there is not waited for"
+        );
+    }
+
+    #[test]
+    fn the_answer_is_told_once_whether_it_comes_later_or_was_there() {
+        for before in [false, true] {
+            let promise = Arc::new(Promise::new());
+            let (told, answers) = channel();
+            let mut wakers = Vec::new();
+            if before {
+                wakers.extend(promise.fill(Ok(ack())));
+            }
+            Publishing(promise.clone()).then(move |answer| told.send(answer).unwrap());
+            if !before {
+                assert!(answers.try_recv().is_err());
+                wakers.extend(promise.fill(Ok(ack())));
+            }
+            wakers.extend(promise.fill(Err(Error::new(Code::Busy, "late"))));
+            wakers.into_iter().for_each(threads::wake);
+            assert_eq!(answers.recv(), Ok(Ok(ack())));
+            assert!(answers.recv().is_err(), "it is told once, and what it held is gone");
+        }
+    }
+
+    #[test]
+    fn a_panic_of_who_is_told_goes_no_further() {
+        let promise = Arc::new(Promise::new());
+        Publishing(promise.clone()).then(|_| std::panic::panic_any(()));
+        promise.fill(Ok(ack())).into_iter().for_each(threads::wake);
+    }
+}

@@ -197,6 +197,21 @@ mod tests {
         assert_eq!(page.len(), 4);
     }
 
+    #[test]
+    fn another_thread_ends_the_wait() {
+        let engine = with_history(Settings::default());
+        let mut subscription = engine.subscribe("lobby", Start::History(1)).unwrap();
+        let closer = subscription.closer();
+        let waits = std::thread::spawn(move || {
+            let first = subscription.next_batch(9, Duration::MAX).unwrap();
+            (first.len(), subscription.next_batch(9, Duration::MAX))
+        });
+        closer.clone().close();
+        closer.close();
+        let (first, then) = waits.join().unwrap();
+        assert_eq!((first, then), (1, Err(Ended::Closed)));
+    }
+
     /// It was said to be slow, as if its queue had passed its bound.
     #[test]
     fn one_that_retention_has_overtaken_is_told_so() {

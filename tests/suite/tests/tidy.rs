@@ -136,6 +136,31 @@ fn the_crate_with_unsafe_is_small() {
     assert!(blocks > 5 && reasons >= blocks, "{blocks} blocks, {reasons} reasons");
 }
 
+/// The faces of C hold no policy, print nothing, and say of each unsafe block why it holds; clippy counts the blocks of the crate's lint.
+#[test]
+fn the_c_library_is_thin_and_silent() {
+    let forbidden = [".unwrap()", "println!", "print!(", "dbg!", "todo!", "unimplemented!", ".expect("];
+    let found = violations("ffi/src", &forbidden);
+    assert!(found.is_empty(), "not allowed in ffi:\n{}", found.join("\n"));
+    let manifest = fs::read_to_string(root().join("ffi/Cargo.toml")).unwrap();
+    for lint in ["undocumented_unsafe_blocks", "unsafe_op_in_unsafe_fn"] {
+        assert!(manifest.contains(&format!("{lint} = \"deny\"")), "{lint}");
+    }
+    let long: Vec<_> =
+        sources("ffi/src").into_iter().filter(|(_, text)| text.lines().count() > 550).collect();
+    assert!(long.is_empty(), "{:?}", long.iter().map(|(path, _)| path).collect::<Vec<_>>());
+    // Every function of the ABI runs inside the guard, or does nothing that can panic.
+    for (path, text) in sources("ffi/src") {
+        for body in text.split("pub unsafe extern \"C\" fn ").skip(1) {
+            let name = body.split('(').next().unwrap_or_default();
+            let body = body.split("\n}\n").next().unwrap_or_default();
+            let guarded = ["guard(", "guard::value(", "register(", "change(", "open(", "text(", "free("];
+            let is_plain = body.contains(".as_ref() }") && !body.contains("handle::");
+            assert!(is_plain || guarded.iter().any(|g| body.contains(g)), "{path}: {name} is not guarded");
+        }
+    }
+}
+
 #[test]
 fn core_has_no_unsafe_no_unwrap_and_prints_nothing() {
     let forbidden =
@@ -157,7 +182,8 @@ fn no_unbounded_queue_in_core() {
 #[test]
 fn files_have_one_noun() {
     let mut long = Vec::new();
-    for dir in ["core/src", "core/benches", "examples", "tests/harness", "tests/kafka", "tests/suite"] {
+    for dir in ["core/src", "core/benches", "examples", "ffi", "tests/harness", "tests/kafka", "tests/suite"]
+    {
         for (path, text) in sources(dir) {
             let n = text.lines().count();
             if n > 800 {
@@ -215,7 +241,8 @@ fn the_table_of_cases_is_true() {
     listed.sort_unstable();
     assert_eq!(listed, case_ids(), "each id once");
 
-    let tests: Vec<(String, String)> = ["core", "tests", "examples"].into_iter().flat_map(sources).collect();
+    let tests: Vec<(String, String)> =
+        ["core", "ffi", "tests", "examples"].into_iter().flat_map(sources).collect();
     let mut wrong = Vec::new();
     for row in &rows {
         let (id, shown) = (row[0], row[2]);
