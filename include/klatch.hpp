@@ -957,10 +957,10 @@ private:
         if (!failed_) failed_ = taken;
         return *this;
     }
-    template <class Set, class F> Builder &on(Set set, F &&call) {
+    template <class Set, class F> Builder &on(Set setter, F &&call) {
         using D = std::decay_t<F>;
         static_assert(std::is_invocable_r_v<Answer, D &, const Request &>, "Answer call(const Request &)");
-        return note(set(get(), detail::hook<D>, detail::Callback<D>::make(std::forward<F>(call), host_),
+        return note(setter(get(), detail::hook<D>, detail::Callback<D>::make(std::forward<F>(call), host_),
                         detail::Callback<D>::free));
     }
 
