@@ -79,7 +79,8 @@ fn events(engine: &Engine, count: usize) -> f64 {
     for _ in 0..count {
         match stream.next_within(PATIENCE) {
             NextEvent::Event(
-                klatch::Event::Joined { connection, user, room } | klatch::Event::Left { connection, user, room },
+                klatch::Event::Joined { connection, user, room }
+                | klatch::Event::Left { connection, user, room },
             ) => {
                 bytes += connection.len() + user.len() + room.len();
             }
@@ -150,7 +151,8 @@ fn compile(dir: &Path) -> PathBuf {
     }
     let program = dir.join("compare");
     let mut cc = Command::new("cc");
-    cc.args(["-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror", "-I"]).arg(here.join("../include"));
+    cc.args(["-std=c11", "-D_GNU_SOURCE", "-O2", "-Wall", "-Wextra", "-Werror", "-I"])
+        .arg(here.join("../include"));
     cc.arg(here.join("benches/compare.c")).arg("-o").arg(&program).arg("-L").arg(dir);
     cc.arg(format!("-Wl,-rpath,{}", dir.display())).arg("-lklatch");
     assert!(cc.status().unwrap().success());

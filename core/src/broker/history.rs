@@ -98,9 +98,8 @@ impl History {
         let limit = (query.limit as usize).clamp(1, self.limits.history_page);
         // Nothing above `last` is shown, even if the view is already ahead: the page and its `last` agree.
         let before = if query.before == 0 { last + 1 } else { query.before.min(last + 1) };
-        let rows = self
-            .hub
-            .view()
+        let view = self.hub.view();
+        let rows = view
             .rows(room, RowQuery { after: query.after, before, limit, backward: query.backward })
             .map_err(|e| unreadable(&e))?;
         let mut publications = self.read(&rows.rows, query.backward)?;
@@ -108,7 +107,9 @@ impl History {
         if query.backward {
             publications.reverse();
         }
-        if self.broker.epoch(room) != epoch {
+        // The view of the same log may be built again, and be empty meanwhile.
+        self.broker.serves(room)?;
+        if self.broker.epoch(room) != epoch || !Arc::ptr_eq(&view, &self.hub.view()) {
             return Err(Error::new(Code::Unavailable, "another log came while this was read; ask again"));
         }
         Ok(HistoryPage { publications, more, last, epoch })
@@ -378,4 +379,78 @@ fn unreadable(e: &crate::view::ViewError) -> Error {
 
 fn dropped() -> Error {
     Error::new(Code::Unavailable, "what comes next was dropped by the retention while it was read")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::Health;
+    use crate::broker::append::Append;
+    use crate::config::ViewSettings;
+    use crate::view::{Identity, View};
+    use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+    /// A broker that begins anew while history is read.
+    #[derive(Debug)]
+    struct Anew {
+        hub: Arc<Hub>,
+        /// Whether it serves again before the page is made.
+        back: bool,
+        begun: AtomicBool,
+        asked: AtomicU32,
+    }
+
+    impl Broker for Anew {
+        fn append(&self, _: &mut Vec<Append>) {}
+
+        fn read(&self, _: &[OwnedRow]) -> Result<Vec<Publication>> {
+            self.hub.begin_anew(Arc::new(view()));
+            self.begun.store(true, Ordering::SeqCst);
+            Ok(Vec::new())
+        }
+
+        fn epoch(&self, _: &str) -> Epoch {
+            Epoch(7)
+        }
+
+        fn serves(&self, _: &str) -> Result<()> {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            match self.begun.load(Ordering::SeqCst) && !self.back {
+                true => Err(Error::new(Code::Unavailable, "it has yet to read the log")),
+                false => Ok(()),
+            }
+        }
+
+        fn sweep(&self) {}
+
+        fn health(&self) -> Health {
+            Health::Up
+        }
+
+        fn stop(&self, _: u64) -> Result<u64> {
+            Ok(0)
+        }
+    }
+
+    fn view() -> View {
+        View::memory(Identity { log: [1; 16], partitions: 1 }, &ViewSettings::default())
+    }
+
+    /// The view of the same log is built again: for a while it has nothing, and the epoch stays.
+    #[test]
+    fn a_page_of_a_view_that_is_gone_is_no_answer() {
+        let limits = Limits::default();
+        for back in [false, true] {
+            let hub = Arc::new(Hub::new(Arc::new(view()), &limits, Arc::default()));
+            let (begun, asked) = (AtomicBool::new(false), AtomicU32::new(0));
+            let broker = Arc::new(Anew { hub: hub.clone(), back, begun, asked });
+            let room: Arc<str> = "lobby".into();
+            let row = crate::view::Row { room: &room, offset: 1, prev: 0, place: &[0; 16] };
+            hub.view().add(0, &[row], &[], crate::view::Checkpoint { sequence: 1, check: 0 });
+            let history = History::new(broker.clone(), hub, &limits, Arc::default());
+            let query = HistoryQuery { limit: 10, ..HistoryQuery::default() };
+            assert_eq!(history.query("lobby", &query).unwrap_err().code(), Code::Unavailable);
+            assert!(broker.begun.load(Ordering::SeqCst) && broker.asked.load(Ordering::SeqCst) > 1);
+        }
+    }
 }

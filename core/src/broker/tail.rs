@@ -32,6 +32,8 @@ pub struct Tail {
     epoch_seed: u64,
     window_ms: u64,
     state: Mutex<State>,
+    /// None where the log says of each record what became of it. Locked after `state`.
+    doubtful: Option<Arc<Mutex<Doubtful>>>,
     /// Tasks of the host that are to be woken.
     wakers: Mutex<Vec<Waker>>,
     /// See [`Tail::passed`].
@@ -50,18 +52,24 @@ struct State {
     unkeyed: Vec<Option<Waiting>>,
     /// No publish that waits was admitted before this (steady clock); none if none waits.
     since_ms: Option<u64>,
-    doubtful: Doubtful,
     /// How many ids the gauge shows for this tail.
     ids_shown: u64,
 }
 
 /// Keys of which a record may be in the log though nobody waits for it any more. What is published with such a key again and fails is not
 /// *not stored*: the first may be there.
-#[derive(Debug, Default)]
+///
+/// It outlives the tail, for as long as the log is the same.
+#[derive(Debug)]
 struct Doubtful {
+    /// The log that the keys are of, and the secret that they are made with.
+    log: [u8; 16],
+    key: HashKey,
+    /// The time when the tail last told it (steady clock); who refuses has none at hand.
+    now_ms: u64,
     /// Until when (steady clock).
     keys: KeyMap<u64>,
-    /// There were too many: until then every key is one.
+    /// There were too many, or they cannot be told apart: until then every key is one. 0 for none.
     all_until: u64,
 }
 
@@ -69,7 +77,24 @@ struct Doubtful {
 const MOST_DOUBTFUL: usize = 1 << 16;
 
 impl Doubtful {
-    fn add(&mut self, key: MessageKey, until_ms: u64) {
+    fn new(log: [u8; 16], key: HashKey) -> Doubtful {
+        Doubtful { log, key, now_ms: 0, keys: KeyMap::default(), all_until: 0 }
+    }
+
+    /// Goes on with another tail. What is doubtful of this log under another secret cannot be told apart any more.
+    fn turn_to(&mut self, log: [u8; 16], key: HashKey) {
+        if (self.log, self.key) == (log, key) {
+            return;
+        }
+        let mut next = Doubtful { now_ms: self.now_ms, ..Doubtful::new(log, key) };
+        if self.log == log {
+            next.all_until = self.keys.values().copied().max().unwrap_or(0).max(self.all_until);
+        }
+        *self = next;
+    }
+
+    fn add(&mut self, key: MessageKey, window_ms: u64) {
+        let until_ms = self.now_ms + window_ms;
         if self.keys.len() >= MOST_DOUBTFUL {
             self.keys.clear();
             self.all_until = until_ms;
@@ -77,8 +102,9 @@ impl Doubtful {
         self.keys.insert(key, until_ms);
     }
 
-    fn has(&self, key: MessageKey, now_ms: u64) -> bool {
-        now_ms <= self.all_until || self.keys.get(&key).is_some_and(|until| now_ms <= *until)
+    fn has(&self, key: MessageKey) -> bool {
+        let all = self.all_until > 0 && self.now_ms <= self.all_until;
+        all || self.keys.get(&key).is_some_and(|until| self.now_ms <= *until)
     }
 }
 
@@ -132,19 +158,46 @@ impl Tail {
             passed,
             ends: AtomicU64::new(0),
             window_ms: settings.dedupe_window_ms,
+            doubtful: None,
             state: Mutex::new(State {
                 ids,
                 keyed: KeyMap::default(),
                 unkeyed: Vec::new(),
                 since_ms: None,
-                doubtful: Doubtful::default(),
                 ids_shown: 0,
             }),
         }
     }
 
+    /// One of a log that may not say what became of a record. It knows what was doubtful for the tail before it, if that was of this log;
+    /// one that is of no `log` keeps it for the next.
+    pub fn doubting(mut self, log: Option<[u8; 16]>, before: Option<&Tail>) -> Tail {
+        let doubtful = before.and_then(|tail| tail.doubtful.clone());
+        let doubtful = doubtful.unwrap_or_else(|| Arc::new(Mutex::new(Doubtful::new([0; 16], self.key))));
+        if let Some(log) = log {
+            doubtful.lock().unwrap_or_else(PoisonError::into_inner).turn_to(log, self.key);
+        }
+        self.doubtful = Some(doubtful);
+        self
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn doubtful(&self) -> Option<MutexGuard<'_, Doubtful>> {
+        self.doubtful.as_ref().map(|doubtful| doubtful.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The outcome of a publish that is refused, and may be a retry: of one whose record may be in the log it is not *not stored*.
+    fn refusal(&self, state: &State, append: &Append, error: &Error) -> Outcome {
+        let not_stored = || Outcome::NotStored(error.clone());
+        let Some(doubtful) = self.doubtful().filter(|_| !append.id.is_empty()) else { return not_stored() };
+        let key = doubtful.key.message(&append.room, &append.user, &append.id);
+        match state.keyed.contains_key(&key) || doubtful.has(key) {
+            true => Outcome::Unknown(Error::new(Code::Unknown, error.message())),
+            false => not_stored(),
+        }
     }
 
     /// The view that it feeds.
@@ -197,6 +250,7 @@ impl Tail {
         let mut done = Vec::new();
         let mut state = self.lock();
         let state = &mut *state;
+        self.doubtful().iter_mut().for_each(|doubtful| doubtful.now_ms = steady_ms);
         state.since_ms.get_or_insert(steady_ms);
         state.unkeyed.clear();
         let all = std::mem::take(appends);
@@ -220,8 +274,8 @@ impl Tail {
             let found = match state.ids.find(key, now_ms, |oldest| self.view.id(key, oldest)) {
                 Ok(found) => found,
                 Err(e) => {
-                    let error = view_error(&e);
-                    done.push((a.waiter, a.room, a.id, Outcome::NotStored(error)));
+                    let outcome = self.refusal(state, &a, &view_error(&e));
+                    done.push((a.waiter, a.room, a.id, outcome));
                     continue;
                 }
             };
@@ -267,6 +321,7 @@ impl Tail {
         {
             let mut state = self.lock();
             let state = &mut *state;
+            let mut doubtful = self.doubtful();
             let mut unkeyed = std::mem::take(&mut state.unkeyed).into_iter();
             for (i, ((record, _), origin)) in records.iter().zip(origins).enumerate() {
                 let (waiting, body, decision) = match origin {
@@ -285,7 +340,6 @@ impl Tail {
                             _ => self.key.message(record.room(), record.user(), record.given_id()),
                         };
                         let waiting = state.keyed.remove(&key).unwrap_or_default();
-                        state.doubtful.keys.remove(&key);
                         // Of a key's waiters the first is the one that was appended; its body was hashed when it came.
                         let body = match waiting.first() {
                             Some(w) if own => w.body,
@@ -304,6 +358,9 @@ impl Tail {
                                 break;
                             }
                         };
+                        if let Some(doubtful) = &mut doubtful {
+                            doubtful.keys.remove(&key);
+                        }
                         let (decision, entry) =
                             state.ids.decide(key, found, record.offset(), body, record.time());
                         ids.push((key, entry));
@@ -392,14 +449,20 @@ impl Tail {
         let mut done = Vec::new();
         {
             let mut state = self.lock();
-            let until_ms = steady_ms + self.window_ms;
+            let mut doubtful = self.doubtful();
+            doubtful.iter_mut().for_each(|doubtful| doubtful.now_ms = steady_ms);
             for (key, waiting) in std::mem::take(&mut state.keyed) {
-                state.doubtful.add(key, until_ms);
+                // Tags come in no other publish, and those without waiters may be either.
+                let has_id = waiting.first().is_none_or(|w| !w.id.is_empty());
+                if let Some(doubtful) = doubtful.as_mut().filter(|_| has_id) {
+                    doubtful.add(key, self.window_ms);
+                }
                 let text =
                     "records were deleted before this node had read them; retry with the same message id";
                 let outcome = Outcome::Unknown(Error::new(Code::Unknown, text));
                 done.extend(waiting.into_iter().map(|w| (w.waiter, w.room, w.id, outcome.clone())));
             }
+            drop(doubtful);
             state.rest();
         }
         let replies = self.settle(done);
@@ -472,6 +535,20 @@ impl Tail {
         self.hub.reply(replies);
     }
 
+    /// Answers *unknown* to everything admitted and not passed, because nobody will know what became of it. What has an id is doubtful from
+    /// then on.
+    pub fn forsake(&self, error: &Error) {
+        let state = self.lock();
+        if let Some(mut doubtful) = self.doubtful() {
+            // Tags come in no other publish, and those without waiters may be either.
+            let has_id = |waiting: &Vec<Waiting>| waiting.first().is_none_or(|w| !w.id.is_empty());
+            let keys = state.keyed.iter().filter(|(_, waiting)| has_id(waiting)).map(|(key, _)| *key);
+            keys.for_each(|key| doubtful.add(key, self.window_ms));
+        }
+        drop(state);
+        self.fail(&Outcome::Unknown(error.clone()));
+    }
+
     /// The record with this key failed: answers those who wait for it. `perhaps`: it may be in the log all the same; if it `has_id` it may
     /// come again then.
     pub fn give_up(&self, key: MessageKey, perhaps: bool, has_id: bool, error: &Error, steady_ms: u64) {
@@ -479,11 +556,13 @@ impl Tail {
         {
             let mut state = self.lock();
             let waiting = state.keyed.remove(&key).unwrap_or_default();
-            let doubtful = perhaps || state.doubtful.has(key, steady_ms);
-            if perhaps && has_id {
-                state.doubtful.add(key, steady_ms + self.window_ms);
+            let mut doubtful = self.doubtful();
+            doubtful.iter_mut().for_each(|doubtful| doubtful.now_ms = steady_ms);
+            let in_doubt = perhaps || doubtful.as_ref().is_some_and(|d| d.has(key));
+            if let Some(doubtful) = doubtful.as_mut().filter(|_| perhaps && has_id) {
+                doubtful.add(key, self.window_ms);
             }
-            let outcome = match doubtful {
+            let outcome = match in_doubt {
                 true => Outcome::Unknown(Error::new(Code::Unknown, error.message())),
                 false => Outcome::NotStored(error.clone()),
             };
@@ -501,6 +580,8 @@ impl Tail {
         let mut done = Vec::new();
         {
             let mut state = self.lock();
+            let mut doubtful = self.doubtful();
+            doubtful.iter_mut().for_each(|doubtful| doubtful.now_ms = steady_ms);
             if !state.since_ms.is_some_and(late) {
                 return;
             }
@@ -526,7 +607,7 @@ impl Tail {
                 waiting.extract_if(.., |w| !keep(w)).for_each(&mut answer);
             }
             state.since_ms = oldest;
-            state.doubtful.keys.retain(|_, until| *until >= steady_ms);
+            doubtful.iter_mut().for_each(|doubtful| doubtful.keys.retain(|_, until| *until >= steady_ms));
         }
         let replies = self.settle(done);
         self.hub.reply(replies);
@@ -540,8 +621,15 @@ impl Tail {
 
     /// Answers publishes outside any batch.
     pub fn refuse(&self, appends: impl Iterator<Item = Append>, error: &Error) {
-        let done = appends.map(|a| (a.waiter, a.room, a.id, Outcome::NotStored(error.clone()))).collect();
-        let replies = self.settle(done);
+        let outcome = |a: &Append| match self.doubtful.is_some() && !a.id.is_empty() {
+            true => self.refusal(&self.lock(), a, error),
+            false => Outcome::NotStored(error.clone()),
+        };
+        let done = appends.map(|a| {
+            let outcome = outcome(&a);
+            (a.waiter, a.room, a.id, outcome)
+        });
+        let replies = self.settle(done.collect());
         self.hub.reply(replies);
     }
 

@@ -94,6 +94,14 @@ impl Settings {
             });
             within(&format!("limits.{}", limit.name()), value, least, most)?;
         }
+        // A producer that failed for good is replaced, and sends again what it was told nothing of.
+        let (window_ms, timeout_ms) = (self.dedupe_window_ms, self.kafka.message_timeout_ms);
+        if kafka && window_ms < timeout_ms {
+            return bad(format!(
+                "dedupe_window_ms must not be below kafka.message_timeout_ms, which is {timeout_ms}, or a message that is sent again within \
+                 that time would be delivered twice: raise the one or lower the other"
+            ));
+        }
         for origin in &self.origins {
             let host = origin.split_once("://").map(|(_, host)| host.strip_prefix("*.").unwrap_or(host));
             if origin != "*" && !host.is_some_and(is_host) {
@@ -169,6 +177,18 @@ mod tests {
         settings.limits.history_reads = 1 << 20;
         assert_eq!(settings.check().unwrap_err().code(), Code::InvalidConfig);
         settings.limits.history_reads = 1 << 10;
+        settings.check().unwrap();
+    }
+
+    #[test]
+    #[cfg(feature = "_kafka")]
+    fn a_message_that_kafka_is_sent_again_is_the_same() {
+        let mut settings = Settings { dedupe_window_ms: 7_999, ..Settings::default() };
+        settings.check().unwrap();
+        settings.log = "kafka://localhost/chats".into();
+        let e = settings.check().unwrap_err();
+        assert!(e.code() == Code::InvalidConfig && e.message().contains("kafka.message_timeout_ms"), "{e}");
+        settings.kafka.message_timeout_ms = 7_999;
         settings.check().unwrap();
     }
 

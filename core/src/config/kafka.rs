@@ -19,7 +19,8 @@ pub struct Kafka {
     pub replication: u32,
     /// What is done about the topic at start. Default `create`.
     pub topic_mode: TopicMode,
-    /// How long a message is offered to the cluster. Past it: *not stored* if it was never sent, else *unknown*. Default 8,000.
+    /// How long a message is offered to the cluster. Past it: *not stored* if it was never sent, else *unknown*. At most
+    /// `dedupe_window_ms`, or a message that is sent again could be delivered twice. Default 8,000.
     pub message_timeout_ms: u64,
     /// Bytes of messages that the cluster has not acknowledged. At it publishes wait in the engine's own queue, `append_queue_bytes`, and
     /// past that are `busy`. Default 32 MiB.

@@ -67,6 +67,8 @@ pub enum TopicIds {
     Asked,
     /// The cluster that librdkafka plays for tests has none to tell.
     #[cfg(test)]
+    ///
+    /// While there is no topic, its id begins with a zero, and its last byte counts how often it was asked for.
     Told(Arc<std::sync::Mutex<[u8; 16]>>),
 }
 
@@ -76,7 +78,14 @@ impl TopicIds {
         match self {
             TopicIds::Asked => topic_id(client, topic, timeout),
             #[cfg(test)]
-            TopicIds::Told(id) => Ok(*id.lock().unwrap_or_else(std::sync::PoisonError::into_inner)),
+            TopicIds::Told(id) => {
+                let mut id = id.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                if id[0] != 0 {
+                    return Ok(*id);
+                }
+                id[15] = id[15].saturating_add(1);
+                Err(IdError::Missing)
+            }
         }
     }
 }
@@ -111,24 +120,28 @@ struct Admin<'a> {
     address: &'a Address,
     settings: &'a Kafka,
     mode: TopicMode,
+    seen: &'a AtomicBool,
     client: AdminClient<Context>,
     patience: Patience,
 }
 
-/// Finds the topic, after creating it where that is wanted, and waits until every partition has a leader.
+/// Finds the topic, after creating it where that is wanted, and waits until every partition has a leader. `seen`: this node has found it
+/// before; then it is not its to create again, and may come back.
 pub fn prepare(
     ids: &TopicIds,
     address: &Address,
     settings: &Kafka,
-    mode: TopicMode,
+    seen: &AtomicBool,
     context: Context,
     patience: Patience,
 ) -> Result<Topic> {
     let config = client::config(Role::Admin, &address.servers, settings)?;
     let client = AdminClient::from_config_and_context(&config, context)
         .map_err(|e| client::start_error("the Kafka client cannot be made", &e))?;
-    let admin = Admin { ids, address, settings, mode, client, patience };
+    let mode = settings.topic_mode;
+    let admin = Admin { ids, address, settings, mode, seen, client, patience };
     let id = admin.find()?;
+    seen.store(true, Ordering::Release);
     admin.led()?;
     let found = if mode == TopicMode::Skip { Found::default() } else { admin.verify()? };
     let marks = (0..settings.partitions).map(|p| admin.marks(p)).collect::<Result<_>>()?;
@@ -145,6 +158,10 @@ impl Admin<'_> {
         loop {
             match self.ids.of(self.client(), &self.address.topic, QUESTION) {
                 Ok(id) => return Ok(id),
+                Err(IdError::Missing) if self.seen.load(Ordering::Acquire) => {
+                    let text = format!("the topic {} is not there any more", self.address.topic);
+                    return Err(Error::new(Code::Unavailable, text));
+                }
                 Err(IdError::Missing) if self.mode == TopicMode::Create => self.create()?,
                 Err(IdError::Missing) => {
                     let topic = &self.address.topic;
@@ -314,7 +331,7 @@ pub fn leads(topic: &MetadataTopic, wanted: usize) -> Vec<bool> {
 }
 
 /// Whether asking again would not help.
-fn is_refusal(code: RDKafkaErrorCode) -> bool {
+pub fn is_refusal(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode::*;
     matches!(
         code,

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// The group of the tail. It commits nothing and is never a member; librdkafka wants a name, and a cluster with access rules may ask for
 /// the right to read it.
-const GROUP: &str = "klatch-tail";
+pub const GROUP: &str = "klatch-tail";
 
 /// Properties that klatch sets itself, for what it promises rests on them.
 const OURS: &[(&str, &str)] = &[

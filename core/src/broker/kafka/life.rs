@@ -3,8 +3,9 @@
 use super::bell::Bell;
 use super::partition::partition_of;
 use crate::broker::Reach;
-use crate::broker::append::Outcome;
 use crate::broker::tail::Tail;
+use crate::codes::Code;
+use crate::error::Error;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -122,10 +123,10 @@ impl Life {
         self.parts.get(partition as usize).is_some_and(|part| part.led.load(Ordering::Acquire))
     }
 
-    /// Answers all publishes that wait, and wakes who was answered.
-    pub fn fail(&self, outcome: &Outcome) {
+    /// Answers *unknown* to all publishes that wait, and wakes who was answered.
+    pub fn forsake(&self, text: &str) {
         for tail in &self.tails {
-            tail.fail(outcome);
+            tail.forsake(&Error::new(Code::Unknown, text));
             tail.wake();
         }
     }

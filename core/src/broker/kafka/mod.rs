@@ -18,7 +18,7 @@ mod tailer;
 mod watch;
 mod worker;
 
-use crate::broker::append::{Append, Outcome};
+use crate::broker::append::Append;
 use crate::broker::consume::{Consume, Handler, Work};
 use crate::broker::queue::{self, Queue};
 use crate::broker::{Broker, Health, Reach};
@@ -48,6 +48,8 @@ use worker::Worker;
 
 /// How long the watch may take to notice that the broker stops: as long as an answer that does not come.
 const WATCH_ENDS: Duration = Duration::from_millis(2500);
+/// How long a stop may take past its time for a thread that does not end.
+const THREAD_ENDS: Duration = Duration::from_millis(500);
 
 /// See the module.
 #[derive(Debug)]
@@ -103,6 +105,8 @@ impl std::fmt::Debug for Shared {
 #[derive(Debug)]
 struct Inner {
     queue: Queue,
+    /// The host waits for the start, and is told of what does not mend itself.
+    starting: bool,
     /// Until when what is queued may still be sent (steady clock), once the broker is told to stop.
     stop_by: Option<u64>,
     stopped: bool,
@@ -137,6 +141,7 @@ impl KafkaBroker {
             settings: settings.clone(),
             address: address.clone(),
             at: opening::view_at(settings)?,
+            seen: AtomicBool::new(false),
         };
         let identity = Identity { log: [0; 16], partitions: settings.kafka.partitions };
         let view = Arc::new(View::memory(identity, &settings.view));
@@ -144,7 +149,7 @@ impl KafkaBroker {
         let queue = Queue::new(&settings.limits, metrics.clone());
         let none = Life::new(0, [0; 16], Vec::new(), trouble.clone());
         let shared = Arc::new(Shared {
-            inner: Mutex::new(Inner { queue, stop_by: None, stopped: false, failed: None }),
+            inner: Mutex::new(Inner { queue, starting: true, stop_by: None, stopped: false, failed: None }),
             done: Condvar::new(),
             bell: Arc::default(),
             checks: Arc::new(Checks::new(trouble.clone())),
@@ -207,6 +212,7 @@ impl KafkaBroker {
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
+                inner.starting = false;
                 tracing::error!(
                     "the Kafka topic could not be read up to its end within kafka.start_timeout_ms; the engine starts without it and \
                      goes on trying"
@@ -215,6 +221,7 @@ impl KafkaBroker {
             }
             inner = shared.done.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+        inner.starting = false;
         Ok(())
     }
 
@@ -292,6 +299,15 @@ impl Shared {
         self.trouble.ring();
     }
 
+    /// The start fails with this, if it is still waited for.
+    fn fail_start(&self, error: &Error) -> bool {
+        let mut inner = self.lock();
+        if inner.starting {
+            inner.failed.get_or_insert(error.clone());
+        }
+        inner.starting
+    }
+
     /// Nothing more is stored until the next start.
     fn fail(&self, error: Error) {
         let mut inner = self.lock();
@@ -347,7 +363,7 @@ impl Shared {
         self.trouble.ring();
         self.bell.ring();
         let text = "the engine stopped before the log answered; retry with the same message id";
-        self.life().fail(&Outcome::Unknown(Error::new(Code::Unknown, text)));
+        self.life().forsake(text);
     }
 }
 
@@ -444,15 +460,20 @@ impl Broker for KafkaBroker {
 
     fn stop(&self, deadline_ms: u64) -> Result<u64> {
         let shared = &*self.shared;
-        // While they wait for their handlers, what is queued is sent all the same.
-        self.consumers.stop(deadline_ms.saturating_sub(shared.clock.steady_ms()) * 3 / 4);
+        let now_ms = shared.clock.steady_ms();
+        // What it asks of a cluster that does not answer takes its time, which runs from now on.
+        shared.ending.store(true, Ordering::Release);
+        shared.trouble.ring();
+        // While they wait for their handlers, what is queued is sent all the same. The last quarter is for what is left of that.
+        self.consumers.stop(now_ms, now_ms + deadline_ms.saturating_sub(now_ms) / 4 * 3);
         let mut inner = shared.lock();
         inner.stop_by.get_or_insert(deadline_ms);
         shared.stopping.store(true, Ordering::Release);
         shared.bell.ring();
         while !inner.stopped {
             // The worker keeps to the deadline itself, give or take what it is about.
-            let left = (deadline_ms + 500).saturating_sub(shared.clock.steady_ms());
+            let left = deadline_ms + THREAD_ENDS.as_millis() as u64;
+            let left = left.saturating_sub(shared.clock.steady_ms());
             if left == 0 {
                 let rest = inner.queue.clear();
                 drop(inner);
@@ -470,7 +491,8 @@ impl Broker for KafkaBroker {
         drop(inner);
         shared.end();
         if let Some(watch) = self.watch.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            threads::join(watch, WATCH_ENDS);
+            let left = Duration::from_millis(deadline_ms.saturating_sub(shared.clock.steady_ms()));
+            threads::join(watch, (left + THREAD_ENDS).min(WATCH_ENDS));
         }
         let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
         match worker.map(JoinHandle::join) {

@@ -11,14 +11,16 @@ use super::tailer::{Plan, Start, Tailer, Trouble};
 use super::{Shared, WATCH_ENDS};
 use crate::broker::tail::{Tail, view_error};
 use crate::codes::Code;
-use crate::config::{Settings, TopicMode};
+use crate::config::Settings;
 use crate::error::{Error, Result};
 use crate::view::{Identity, View, ViewAt, ViewError};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use rdkafka::consumer::Consumer;
+use rdkafka::error::RDKafkaErrorCode;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 /// How often an opening that takes long tells how far it is.
@@ -41,6 +43,8 @@ pub struct Opening {
     pub address: Address,
     /// The view's place.
     pub at: ViewAt,
+    /// The topic has been found once.
+    pub seen: AtomicBool,
 }
 
 /// What it makes.
@@ -64,15 +68,17 @@ pub fn view_at(settings: &Settings) -> Result<ViewAt> {
 }
 
 impl Opening {
-    /// Opens, and tries again as long as the cluster is away. None: the broker is to stop. What does not mend itself is an error for the
-    /// first life; a node that has served waits until somebody has mended it.
+    /// Opens, and tries again as long as the cluster is away. None: the broker is to stop. What does not mend itself is an error as
+    /// long as the start is waited for; a node that listens waits until somebody has mended it.
     pub fn open(&self, shared: &Shared, number: u64) -> Result<Option<Opened>> {
         let mut tell = Instant::now();
         loop {
             let error = match self.attempt(shared, number) {
                 _ if shared.is_stopping() => return Ok(None),
                 Ok(opened) => return Ok(Some(opened)),
-                Err(e) if number == 1 && e.code() != Code::Unavailable => return Err(e),
+                Err(e) if number == 1 && e.code() != Code::Unavailable && shared.fail_start(&e) => {
+                    return Err(e);
+                }
                 Err(e) => e,
             };
             if shared.life().number != 0 {
@@ -87,14 +93,10 @@ impl Opening {
     }
 
     fn attempt(&self, shared: &Shared, number: u64) -> Result<Opened> {
-        // A topic that this node has seen is not its to create again.
-        let mode = match self.settings.kafka.topic_mode {
-            TopicMode::Create if number > 1 => TopicMode::Verify,
-            mode => mode,
-        };
         let patience = Patience::new(shared.stopping.clone());
         let context = Context::new(shared.trouble.clone());
-        let topic = admin::prepare(&self.ids, &self.address, &self.settings.kafka, mode, context, patience)?;
+        let topic =
+            admin::prepare(&self.ids, &self.address, &self.settings.kafka, &self.seen, context, patience)?;
         shared.metrics.kafka_single_copy.set(u64::from(topic.found.single_copy));
         let trouble = match self.follow(shared, number, &topic)? {
             Ok(opened) => return Ok(opened),
@@ -125,7 +127,7 @@ impl Opening {
             Ok(tailer) => tailer,
             Err(trouble) => return Ok(Err(trouble)),
         };
-        if let Err(trouble) = self.catch_up(shared, &mut tailer) {
+        if let Err(trouble) = self.catch_up(shared, &mut tailer)? {
             return Ok(Err(trouble));
         }
         if shared.is_stopping() {
@@ -176,11 +178,12 @@ impl Opening {
             view.trim_below(partition, low + 1).map_err(|e| view_error(&e))?;
         }
         shared.hub.begin_anew(view.clone());
-        let log = self.identity(topic).log;
+        let (log, before) = (self.identity(topic).log, shared.life());
         let tail = |(partition, start): (u32, &Start)| {
             let since = if start.read_before { u64::MAX } else { 0 };
             let (hub, metrics) = (shared.hub.clone(), shared.metrics.clone());
-            Arc::new(Tail::new(partition, log, since, view.clone(), hub, &self.settings, metrics))
+            let tail = Tail::new(partition, log, since, view.clone(), hub, &self.settings, metrics);
+            Arc::new(tail.doubting(Some(log), before.tails.get(partition as usize).map(|t| &**t)))
         };
         let tails: Vec<Arc<Tail>> = (0..).zip(starts).map(tail).collect();
         // What is gone from the topic is passed.
@@ -203,26 +206,43 @@ impl Opening {
         Ok(tailer)
     }
 
-    fn catch_up(&self, shared: &Shared, tailer: &mut Tailer) -> Result<(), Trouble> {
+    /// Errors: what asking again does not mend.
+    fn catch_up(&self, shared: &Shared, tailer: &mut Tailer) -> Result<Result<(), Trouble>> {
         let mut tell_ms = shared.clock.steady_ms() + PROGRESS_MS;
         while tailer.behind() > 0 && !shared.is_stopping() {
             let now_ms = shared.clock.steady_ms();
-            tailer.tick()?;
-            let more = tailer.turn(now_ms)?;
+            let turned = tailer.tick().and_then(|()| tailer.turn(now_ms));
             shared.set_view_full(tailer.is_full());
-            if !more {
-                shared.bell.wait(Duration::from_millis(50));
+            match turned {
+                Ok(true) => {}
+                Ok(false) => drop(shared.bell.wait(Duration::from_millis(50))),
+                Err(trouble) => return Ok(Err(trouble)),
+            }
+            if let Some(code) = tailer.refused() {
+                return Err(self.may_not_read(code));
             }
             if let Some(partition) = tailer.first_lost() {
                 let text = format!("partition {partition} no longer has what comes next");
-                return Err(Trouble::OtherPast(text));
+                return Ok(Err(Trouble::OtherPast(text)));
             }
             if now_ms >= tell_ms {
                 tell_ms = now_ms + PROGRESS_MS;
                 tracing::info!(partitions = tailer.behind(), "reading the topic up to its end");
             }
         }
-        Ok(())
+        Ok(Ok(()))
+    }
+
+    fn may_not_read(&self, code: RDKafkaErrorCode) -> Error {
+        let topic = &self.address.topic;
+        let lacks = match code {
+            RDKafkaErrorCode::GroupAuthorizationFailed => format!("Read on the group {}", client::GROUP),
+            _ => format!("Read on the topic {topic}"),
+        };
+        let text = format!(
+            "the cluster does not let this node read the topic {topic}: it needs the right {lacks} ({code})"
+        );
+        Error::new(Code::InvalidConfig, text)
     }
 }
 
@@ -257,13 +277,17 @@ pub fn release(shared: &Shared, settings: &Settings) {
     let old = shared.hub.view();
     let identity = Identity { log: [0; 16], partitions: settings.kafka.partitions };
     let none = Arc::new(View::memory(identity, &settings.view));
-    shared.hub.begin_anew(none.clone());
+    let before = shared.life();
     let tail = |partition| {
         let (hub, metrics) = (shared.hub.clone(), shared.metrics.clone());
-        Arc::new(Tail::new(partition, [0; 16], 0, none.clone(), hub, settings, metrics))
+        let tail = Tail::new(partition, [0; 16], 0, none.clone(), hub, settings, metrics);
+        Arc::new(tail.doubting(None, before.tails.get(partition as usize).map(|t| &**t)))
     };
     let tails = (0..settings.kafka.partitions).map(tail).collect();
+    drop(before);
+    // Before the hub's view: with the end that the old life has reached goes the old view.
     shared.set_life(Life::new(0, [0; 16], tails, Arc::new(Bell::default())));
+    shared.hub.begin_anew(none);
     if let Err(e) = old.close() {
         tracing::warn!(error = %e, "the view was not closed well; what it lacks is read again from the topic");
     }

@@ -2,6 +2,7 @@
 //!
 //! Each partition has a queue of its own, so that what is wrong with one is known by its number. Only one thread reads.
 
+use super::admin::is_refusal;
 use super::bell::Bell;
 use super::client::{self, Context};
 use super::mapping::{self, Incoming, Junk, Mapped};
@@ -119,6 +120,8 @@ struct Part {
     /// What came next was damaged on its way, or lies damaged with its leader: it is asked for again then. What comes after it is not to be
     /// read before.
     again_at: Option<Instant>,
+    /// The cluster does not let this node read it.
+    refused: Option<RDKafkaErrorCode>,
     /// The first record will tell from where on duplicates are decided as everywhere.
     headless: bool,
     /// Below this offset they may not be: nobody is told of these records.
@@ -187,6 +190,7 @@ struct Told {
     next_ms: u64,
     untold: u64,
     create_time_ms: u64,
+    errors: Vec<Option<RDKafkaErrorCode>>,
 }
 
 /// How often the operator is told.
@@ -255,6 +259,7 @@ impl Tailer {
             held: None,
             lost: None,
             again_at: None,
+            refused: None,
             headless: start.headless,
             told_from: start.told_from,
         };
@@ -314,6 +319,11 @@ impl Tailer {
     /// The first of them.
     pub fn first_lost(&self) -> Option<u32> {
         self.parts.iter().find(|p| p.lost.is_some()).map(|p| p.number)
+    }
+
+    /// Why the cluster does not let this node read, if it does not.
+    pub fn refused(&self) -> Option<RDKafkaErrorCode> {
+        self.parts.iter().find_map(|p| p.refused)
     }
 
     /// Reads a partition on from this offset, which is there; the others do not notice.
@@ -443,7 +453,7 @@ impl Tailer {
                     continue;
                 }
                 Some(Err(e)) => {
-                    part.failed(&e, checks, now_ms);
+                    part.failed(&e, checks, told, now_ms);
                     continue;
                 }
             };
@@ -552,7 +562,7 @@ impl Part {
     }
 
     /// What an error on the partition's queue means.
-    fn failed(&mut self, e: &KafkaError, checks: &Checks, now_ms: u64) {
+    fn failed(&mut self, e: &KafkaError, checks: &Checks, told: &mut Told, now_ms: u64) {
         use RDKafkaErrorCode::*;
         tracing::debug!(partition = self.number, error = %e, "reading a partition");
         match e {
@@ -574,7 +584,18 @@ impl Part {
             KafkaError::MessageConsumption(UnknownPartition | UnknownTopic | UnknownTopicOrPartition) => {
                 checks.ask();
             }
-            _ => {}
+            e => {
+                let code = e.rdkafka_error_code();
+                self.refused = code.filter(|code| is_refusal(*code));
+                if !told.errors.contains(&code) {
+                    told.errors.push(code);
+                    tracing::warn!(
+                        partition = self.number,
+                        error = %e,
+                        "a partition cannot be read; further errors of this kind are not shown"
+                    );
+                }
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use super::opening::starts;
 use super::partition::partition_of;
 use super::tailer::place;
 use super::*;
-use crate::config::ViewSettings;
+use crate::config::{Kafka, TopicMode, ViewSettings};
 use crate::message::Kind;
 use crate::view::Checkpoint;
 
@@ -368,6 +368,64 @@ pub(super) mod played {
         settings.kafka.properties.0.insert("no.such".into(), "x".into());
         let e = open(&settings);
         assert!(e.code() == Code::InvalidConfig && e.message().contains("no.such"), "{e}");
+    }
+
+    /// The cluster is there before the topic is, and nobody waits for the start any more.
+    #[test]
+    fn a_node_that_has_started_without_a_topic_finds_it_when_somebody_makes_it() {
+        let rig = rig();
+        *rig.id.lock().unwrap() = [0; 16];
+        let mut settings = rig.settings("memory");
+        settings.kafka.start_timeout_ms = 0;
+        let node = rig.node_with(&settings);
+        node.until("told twice that there is none", |_| rig.id.lock().unwrap()[15] > 1);
+        assert_eq!(node.broker.health(), Health::Down);
+        *rig.id.lock().unwrap() = [7; 16];
+        node.becomes(Health::Up);
+        assert!(!node.stored("lobby", "m1", "1").duplicate);
+        node.stop();
+    }
+
+    /// What this node has seen is another's to bring back: made again, it would be an empty one.
+    #[test]
+    fn a_topic_that_was_seen_is_waited_for() {
+        let rig = rig();
+        let settings = rig.settings("memory");
+        let ids = TopicIds::Told(rig.id.clone());
+        let address = Address::parse(&settings.log).unwrap();
+        let find = |id: [u8; 16], seen: &AtomicBool, mode: TopicMode| {
+            *rig.id.lock().unwrap() = id;
+            let kafka = Kafka { topic_mode: mode, ..settings.kafka.clone() };
+            let patience = admin::Patience::new(Arc::default());
+            admin::prepare(&ids, &address, &kafka, seen, Context::new(Arc::default()), patience).map(drop)
+        };
+        let seen = AtomicBool::new(false);
+        assert_eq!(find([0; 16], &seen, TopicMode::Skip).unwrap_err().code(), Code::InvalidConfig);
+        assert!(!seen.load(Ordering::Acquire));
+        find([7; 16], &seen, TopicMode::Skip).unwrap();
+        assert!(seen.load(Ordering::Acquire));
+        for mode in [TopicMode::Create, TopicMode::Verify, TopicMode::Skip] {
+            assert_eq!(find([0; 16], &seen, mode).unwrap_err().code(), Code::Unavailable, "{mode:?}");
+        }
+    }
+
+    #[test]
+    fn a_start_without_the_right_to_read_says_so() {
+        use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+        let rig = rig();
+        rig.write(home("lobby"), Some("lobby"), Some(b"1"), &[]);
+        let errors = vec![RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 100_000];
+        rig.mock.request_errors(RDKafkaApiKey::Fetch, &errors);
+        let ids = TopicIds::Told(rig.id.clone());
+        let open = || {
+            let clock = Arc::new(SystemClock::new());
+            KafkaBroker::open_as(&ids, &rig.settings("memory"), clock, Arc::default()).map(drop)
+        };
+        let e = open().unwrap_err();
+        assert_eq!(e.code(), Code::InvalidConfig);
+        assert!(e.message().contains("the right Read on the topic t"), "{e}");
+        rig.mock.clear_request_errors(RDKafkaApiKey::Fetch);
+        open().unwrap();
     }
 
     /// Fetches fail while everything else goes on.

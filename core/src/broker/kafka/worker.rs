@@ -7,7 +7,7 @@ use super::partition::partition_of;
 use super::producer::{Failed, Producer, Sending};
 use super::tailer::{Tailer, Trouble};
 use super::{Shared, stopped, unavailable};
-use crate::broker::append::{Append, Outcome};
+use crate::broker::append::Append;
 use crate::codes::Code;
 use crate::config::Limit;
 use crate::error::{Error, Result};
@@ -142,7 +142,7 @@ impl Worker {
         self.unwritten += queued.len() as u64;
         self.shared.refuse(queued.into_iter(), &error);
         let text = "the engine stopped before the log answered; retry with the same message id";
-        self.shared.life().fail(&Outcome::Unknown(Error::new(Code::Unknown, text)));
+        self.shared.life().forsake(text);
     }
 }
 
@@ -165,7 +165,7 @@ impl Work<'_> {
         let queued = self.shared.lock().queue.clear();
         self.shared.refuse(queued.into_iter(), &unavailable());
         let text = "the Kafka topic is not what it was; retry with the same message id";
-        self.life.fail(&Outcome::Unknown(Error::new(Code::Unknown, text)));
+        self.life.forsake(text);
         self.producer.purge();
     }
 

@@ -12,22 +12,25 @@ struct Rig {
     next: u64,
 }
 
+const LOG: [u8; 16] = [1; 16];
+
 fn rig() -> Rig {
     let settings = Settings::default();
     let view = Arc::new(View::memory(Identity { log: [1; 16], partitions: 1 }, &settings.view));
     let hub = Arc::new(Hub::new(view.clone(), &settings.limits, Arc::default()));
-    Rig { tail: Tail::new(0, [1; 16], 0, view, hub, &settings, Arc::default()), tags: 0, next: 1 }
+    let tail = Tail::new(0, LOG, 0, view, hub, &settings, Arc::default()).doubting(Some(LOG), None);
+    Rig { tail, tags: 0, next: 1 }
 }
 
 const DATA: &[u8] = b"1";
+/// How long ids are known by default.
+const WINDOW_MS: u64 = 3_600_000;
 
 impl Rig {
     /// Publishes; the key under which it is to be appended, if it is.
     fn publish(&mut self, id: &str, steady_ms: u64) -> (Arc<Promise>, Option<MessageKey>) {
-        let promise = Arc::new(Promise::new());
-        let waiter = Waiter::Host(promise.clone());
-        let (room, user, id) = ("lobby".into(), "ann".into(), id.into());
-        let mut appends = vec![Append { room, user, id, kind: Kind::Json, data: DATA.into(), waiter }];
+        let (promise, append) = append(id);
+        let mut appends = vec![append];
         let mut keys = Vec::new();
         let tags = &mut self.tags;
         let mut tag = || {
@@ -50,6 +53,20 @@ impl Rig {
         self.tail.accept(&[(record, [0; 16])], std::iter::once(origin), checkpoint).unwrap();
         offset
     }
+}
+
+fn append(id: &str) -> (Arc<Promise>, Append) {
+    let promise = Arc::new(Promise::new());
+    let waiter = Waiter::Host(promise.clone());
+    let (room, user, id) = ("lobby".into(), "ann".into(), id.into());
+    (promise, Append { room, user, id, kind: Kind::Json, data: DATA.into(), waiter })
+}
+
+/// What becomes of a publish that is refused before it is looked at.
+fn refuse(tail: &Tail, id: &str) -> Code {
+    let (promise, append) = append(id);
+    tail.refuse(std::iter::once(append), &Error::new(Code::Unavailable, "the cluster is away"));
+    answer(&promise).unwrap().unwrap_err()
 }
 
 /// None while there is no answer; offset and whether it was a duplicate.
@@ -169,8 +186,66 @@ fn too_many_doubts_make_everything_doubtful() {
     for n in 0..=MOST_DOUBTFUL {
         rig.tail.give_up(MessageKey(n as u128), true, true, &refused(), 1_000);
     }
-    assert!(rig.tail.lock().doubtful.keys.len() <= MOST_DOUBTFUL);
+    assert!(rig.tail.doubtful().unwrap().keys.len() <= MOST_DOUBTFUL);
     let (promise, key) = rig.publish("m1", 2_000);
     rig.tail.give_up(key.unwrap(), false, true, &refused(), 2_000);
     assert_eq!(answer(&promise), Some(Err(Code::Unknown)));
+}
+
+/// A leader that stands still has taken a message; then the cluster is away, and what is sent meanwhile is refused at once.
+#[test]
+fn what_may_be_stored_is_not_called_not_stored_by_a_retry_that_is_refused() {
+    let mut rig = rig();
+    let (first, key) = rig.publish("m1", 1_000);
+    assert_eq!(refuse(&rig.tail, "m1"), Code::Unknown, "it is under way");
+    assert_eq!((refuse(&rig.tail, "m2"), refuse(&rig.tail, "")), (Code::Unavailable, Code::Unavailable));
+    rig.tail.sweep(100_000);
+    assert_eq!((answer(&first), refuse(&rig.tail, "m1")), (Some(Err(Code::Unknown)), Code::Unknown));
+    rig.tail.give_up(key.unwrap(), true, true, &refused(), 100_000);
+    assert_eq!((refuse(&rig.tail, "m1"), refuse(&rig.tail, "m2")), (Code::Unknown, Code::Unavailable));
+    rig.record("m1", Origin::Read);
+    assert_eq!(refuse(&rig.tail, "m1"), Code::Unavailable, "of this sending it is said");
+    // What was never sent is in no doubt, and a doubt is over with the window.
+    let (never, key) = rig.publish("m2", 200_000);
+    rig.tail.give_up(key.unwrap(), false, true, &refused(), 200_000);
+    assert_eq!((answer(&never), refuse(&rig.tail, "m2")), (Some(Err(Code::Timeout)), Code::Unavailable));
+    let (_, key) = rig.publish("m3", 300_000);
+    rig.tail.give_up(key.unwrap(), true, true, &refused(), 300_000);
+    rig.tail.sweep(300_000 + WINDOW_MS);
+    assert_eq!(refuse(&rig.tail, "m3"), Code::Unknown);
+    rig.tail.sweep(300_001 + WINDOW_MS);
+    assert_eq!(refuse(&rig.tail, "m3"), Code::Unavailable);
+}
+
+#[test]
+fn a_doubt_outlives_the_tail_as_long_as_the_log_is_the_same() {
+    let settings = Settings::default();
+    let mut rig = rig();
+    let (first, _) = rig.publish("m1", 1_000);
+    let (untitled, _) = rig.publish("", 1_000);
+    rig.tail.forsake(&Error::new(Code::Unknown, "another life begins"));
+    assert_eq!((answer(&first), answer(&untitled)), (Some(Err(Code::Unknown)), Some(Err(Code::Unknown))));
+    assert_eq!((refuse(&rig.tail, "m1"), refuse(&rig.tail, "m2")), (Code::Unknown, Code::Unavailable));
+    let hub = rig.tail.hub.clone();
+    let next = |log: Option<[u8; 16]>, view: &Arc<View>, before: &Tail| {
+        let (start, view, hub) = (log.unwrap_or_default(), view.clone(), hub.clone());
+        let tail = Tail::new(0, start, 0, view, hub, &settings, Arc::default());
+        tail.doubting(log, Some(before))
+    };
+    let other = Arc::new(View::memory(Identity { log: LOG, partitions: 1 }, &settings.view));
+    // While there is no topic, and when the view was opened again.
+    let none = next(None, &other, &rig.tail);
+    assert_eq!((refuse(&none, "m1"), refuse(&none, "m2")), (Code::Unknown, Code::Unavailable));
+    let again = next(Some(LOG), &rig.tail.view, &none);
+    assert_eq!((refuse(&again, "m1"), refuse(&again, "m2")), (Code::Unknown, Code::Unavailable));
+    // A view that was built again has another secret: any key may be the one.
+    let rebuilt = next(Some(LOG), &other, &again);
+    assert_eq!((refuse(&rebuilt, "m1"), refuse(&rebuilt, "m2")), (Code::Unknown, Code::Unknown));
+    rebuilt.sweep(1_001 + WINDOW_MS);
+    assert_eq!(refuse(&rebuilt, "m1"), Code::Unavailable);
+    // Of another log nothing is known.
+    let (_, key) = rig.publish("m3", 2_000);
+    rig.tail.give_up(key.unwrap(), true, true, &refused(), 2_000);
+    let another = next(Some([2; 16]), &other, &rig.tail);
+    assert_eq!(refuse(&another, "m3"), Code::Unavailable);
 }

@@ -92,19 +92,23 @@ fn while_the_cluster_is_away_members_stay_and_publishes_are_refused_truthfully()
 
     world.cluster.kill(0);
     let sent: Vec<usize> = (0..10).map(|n| ann.begin(ROOM, &format!("away {n}"), "1").unwrap()).collect();
-    let mut refused = 0;
+    let (mut refused, mut unknown) = (0, Vec::new());
     for message in &sent {
         match ann.outcome(*message).unwrap() {
             Outcome::NotStored { later, .. } => {
                 assert!(later);
                 refused += 1;
             }
-            Outcome::Unknown { .. } => {}
+            Outcome::Unknown { .. } => unknown.push(*message),
             other => panic!("{other:?}"),
         }
     }
     becomes(&a.url(), 503, "down");
     assert!(matches!(ann.publish(ROOM, "down", "1").unwrap(), Outcome::NotStored { later: true, .. }));
+    for message in unknown {
+        let again = ann.retry(message).unwrap();
+        assert!(matches!(again, Outcome::Unknown { .. }), "the first may be stored: {again:?}");
+    }
     tells("a, alone", &a.url(), &before.rooms);
     let mut late = client(&a.url(), "late");
     late.join(ROOM, JoinOptions { history: 10, ..JoinOptions::default() }).unwrap();

@@ -156,7 +156,7 @@ impl Lane {
 
     /// Records of the topic that the node has decided and that are not dealt with.
     pub fn lag(&self, sight: &Sight) -> u64 {
-        sight.reached(self.partition).saturating_sub(self.next)
+        sight.of(self.partition).map_or(0, |decided| decided.reached()).saturating_sub(self.next)
     }
 
     /// Has the queue looked at, though nothing has rung.
@@ -188,7 +188,12 @@ impl Lane {
     }
 
     fn gather(&mut self, sight: &Sight) -> Looked {
-        let reached = sight.reached(self.partition);
+        let Some(decided) = sight.of(self.partition) else {
+            // What has come is looked at again; nothing may ring then.
+            self.ready.store(true, Ordering::Release);
+            return Looked { found: Found::Nothing, skipped: 0, error: None };
+        };
+        let reached = decided.reached();
         let (mut items, mut bytes, mut end) = (VecDeque::new(), 0, self.next);
         let (mut skipped, mut error, mut looks) = (0, None, 0);
         while looks < LOOKS && items.len() < ITEMS && bytes < ITEM_BYTES {
@@ -198,7 +203,7 @@ impl Lane {
                 self.waiting = Some((offset, read));
                 break;
             }
-            match sight.seen(&read) {
+            match decided.seen(&read.origin, read.record.as_ref()) {
                 Ok(Some(publication)) => {
                     bytes += publication.record.body().len();
                     items.push_back(Item { next: offset + 1, publication });

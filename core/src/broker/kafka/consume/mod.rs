@@ -28,7 +28,7 @@ use group::GroupContext;
 use pool::Pool;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::BaseConsumer;
-use reader::Reader;
+use reader::{LAST_COMMIT_MS, Reader};
 use sight::Sight;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -185,17 +185,27 @@ impl Consumers {
     }
 
     /// Tells all to stop, within so many milliseconds, and takes no more.
-    pub fn end(&self, within_ms: u64) -> Vec<Arc<Control>> {
+    pub fn end(&self, within_ms: u64) {
+        self.end_all(within_ms, None);
+    }
+
+    fn end_all(&self, within_ms: u64, gone_ms: Option<u64>) -> Vec<Arc<Control>> {
         let mut running = self.lock();
         running.ended = true;
         let all = std::mem::take(&mut running.all);
-        all.iter().for_each(|control| control.end(within_ms));
+        for control in &all {
+            control.lock().gone_by = gone_ms;
+            control.end(within_ms);
+        }
         all
     }
 
-    /// The same, and waits for them.
-    pub fn stop(&self, within_ms: u64) {
-        for control in self.end(within_ms) {
+    /// The same, and waits for them, for all at once, from `now_ms` until `gone_ms` (steady clock) at the latest. The last part of the time is
+    /// for commits.
+    pub fn stop(&self, now_ms: u64, gone_ms: u64) {
+        let within_ms = gone_ms.saturating_sub(now_ms);
+        let commits_ms = LAST_COMMIT_MS.min(within_ms / 3);
+        for control in self.end_all(within_ms - commits_ms, Some(gone_ms)) {
             if !control.wait() {
                 tracing::warn!(
                     "a consumer could not commit all that it had handled; the group handles it again"
@@ -222,6 +232,8 @@ pub struct Control {
 struct State {
     /// Until when handlers are waited for (steady clock), once it is told to stop.
     stop_by: Option<u64>,
+    /// Until when it is waited for, where that is not for its own sake.
+    gone_by: Option<u64>,
     /// Whether all that was handled is committed, once it has ended.
     ended: Option<bool>,
     failed: Option<Error>,
@@ -250,6 +262,11 @@ impl Control {
     /// Until when handlers are waited for, once it is to stop.
     pub fn stop_by(&self) -> Option<u64> {
         self.lock().stop_by
+    }
+
+    /// Until when commits are waited for, after handlers; none if they may take as long as they do.
+    pub fn gone_by(&self) -> Option<u64> {
+        self.lock().gone_by
     }
 
     /// It cannot go on.
@@ -305,7 +322,8 @@ impl Work for Control {
                 break clean;
             }
             // Without a time it would wait for one who was never told.
-            let left = (state.stop_by.unwrap_or(0) + LEAVES_MS).saturating_sub(self.clock.steady_ms());
+            let until_ms = state.gone_by.unwrap_or(state.stop_by.unwrap_or(0) + LEAVES_MS);
+            let left = until_ms.saturating_sub(self.clock.steady_ms());
             if left == 0 {
                 tracing::warn!("a consumer does not end; it is left to itself");
                 return false;

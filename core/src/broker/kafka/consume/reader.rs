@@ -24,7 +24,7 @@ const COMMIT_MS: u64 = 200;
 /// How long until a commit is tried again.
 const COMMIT_AGAIN_MS: u64 = 500;
 /// How long a commit may take before partitions go, or the group is left.
-const LAST_COMMIT_MS: u64 = 2_000;
+pub const LAST_COMMIT_MS: u64 = 2_000;
 /// How long one question to the cluster may take, and until it is asked again.
 const QUESTION: Duration = Duration::from_secs(1);
 const ASK_AGAIN_MS: u64 = 300;
@@ -192,7 +192,8 @@ impl Reader {
         // What is at work there is of the topic before, and not committed.
         self.halt(|_| true);
         self.lanes.clear();
-        self.commit = None;
+        // One that is under way is still to be answered, and says nothing of what is committed from now on.
+        self.commit = self.commit.take().map(|_| Vec::new());
         self.consumer.unsubscribe();
         self.consumer
             .subscribe(&[&self.topic])
@@ -545,6 +546,7 @@ impl Reader {
             return None;
         }
         let until_ms = *last_commit_ms.get_or_insert(now_ms + LAST_COMMIT_MS);
+        let until_ms = self.control.gone_by().map_or(until_ms, |gone_by| gone_by.min(until_ms));
         let dirty = self.lanes.values().any(Lane::is_dirty);
         if dirty && now_ms < until_ms && !self.consumer.assignment_lost() {
             self.commit(now_ms, None);

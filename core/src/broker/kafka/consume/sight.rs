@@ -1,8 +1,7 @@
 //! What a consumer sees of its node: how far it has read, and what became of a record there.
 
-use crate::broker::kafka::tailer::Read;
 use crate::broker::kafka::{Shared, publication};
-use crate::broker::tail::{Origin, view_error};
+use crate::broker::tail::{Origin, Tail, view_error};
 use crate::error::Result;
 use crate::message::{Publication, Record};
 use crate::view::{RowQuery, View};
@@ -48,14 +47,28 @@ impl Sight {
         self.topic_id.as_deref().unwrap_or_default()
     }
 
-    /// The place of the last record of a partition that the node has decided.
-    pub fn reached(&self, partition: u32) -> u64 {
-        self.shared.life().tails.get(partition as usize).map_or(0, |tail| tail.passed())
+    /// What the node has decided of a partition; none while it serves another topic than that which is read here, or none.
+    pub fn of(&self, partition: u32) -> Option<Decided> {
+        let life = self.shared.life();
+        let same = self.topic_id.as_ref() == Some(&life.topic_id_text);
+        life.tails.get(partition as usize).filter(|_| same).map(|tail| Decided(tail.clone()))
+    }
+}
+
+/// What the node has decided of a partition in one life of the topic. The end and the rows are of one view, also where another one is put in
+/// its place meanwhile: a view that is empty would say of every record that no member saw it.
+#[derive(Debug)]
+pub struct Decided(Arc<Tail>);
+
+impl Decided {
+    /// The place of the last record that is decided.
+    pub fn reached(&self) -> u64 {
+        self.0.passed()
     }
 
-    /// The publication that members got of a record which the node has decided; none if they got none.
-    pub fn seen(&self, read: &Read) -> Result<Option<Publication>> {
-        read.record.as_ref().map_or(Ok(None), |record| seen(&self.shared.hub.view(), &read.origin, record))
+    /// The publication that members got of a record which is decided; none if they got none.
+    pub fn seen(&self, origin: &Origin, record: Option<&Record>) -> Result<Option<Publication>> {
+        record.map_or(Ok(None), |record| seen(self.0.view(), origin, record))
     }
 }
 

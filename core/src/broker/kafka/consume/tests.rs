@@ -4,13 +4,16 @@ use super::reader::{Begin, begin};
 use super::sight::seen;
 use super::*;
 use crate::broker::Broker;
+use crate::broker::append::{ConnectionKey, Reply};
 use crate::broker::consume::Handled;
 use crate::broker::kafka::tailer::place;
-use crate::broker::kafka::tests::played::{Node, rig};
+use crate::broker::kafka::tests::played::{self, Node, rig};
 use crate::broker::tail::Origin;
 use crate::config::ViewSettings;
 use crate::message::{Kind, Publication, Record};
+use crate::room::hub::{RoomBatch, RoomKey, ShardPort};
 use crate::view::{Checkpoint, IdEntry, Identity, Row, View};
+use bytes::Bytes;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -84,6 +87,58 @@ fn where_history_was_dropped_the_ids_decide_and_what_nobody_knows_is_handled() {
     assert_eq!(seen(&view, &Origin::Apart(None), &record(6, "")).unwrap(), publication(6, ""));
 }
 
+/// The view of the topic may be built anew between the look at how far the node is and the look into the view.
+#[test]
+fn a_record_is_looked_up_in_the_view_that_has_passed_it() {
+    let rig = rig();
+    let node = rig.node("memory");
+    let offset = node.stored("lobby", "m", "1").position.offset;
+    let shared = &node.broker.shared;
+    let mut sight = Sight::new(shared.clone());
+    assert!(sight.of(0).is_none(), "it reads no topic yet");
+    assert!(sight.turn_to_topic());
+    let decided = sight.of(played::home("lobby") as u32).unwrap();
+    assert_eq!(decided.reached(), offset);
+    let identity = Identity { log: [0; 16], partitions: 4 };
+    shared.hub.begin_anew(Arc::new(View::memory(identity, &ViewSettings::default())));
+    let publication = decided.seen(&Origin::Read, Some(&record(offset, "m"))).unwrap();
+    assert_eq!(publication.map(|p| p.offset()), Some(offset));
+    node.stop();
+}
+
+/// Another life is not asked about the records of the one before.
+#[test]
+fn where_a_life_has_ended_nothing_is_decided() {
+    #[derive(Debug)]
+    struct Port(Arc<crate::broker::kafka::Shared>, Mutex<Vec<u64>>);
+    impl ShardPort for Port {
+        fn deliver(&self, _: &mut Vec<RoomBatch>, _: &mut Vec<Reply>) {}
+        fn waiting(&self) -> usize {
+            0
+        }
+        fn presence(&self, _: RoomKey, _: Bytes) {}
+        fn signal(&self, _: RoomKey, _: Option<ConnectionKey>, _: Bytes) {}
+        fn reconnect(&self, _: Option<Vec<RoomKey>>) {
+            self.1.lock().unwrap().push(self.0.life().number);
+        }
+    }
+    let rig = rig();
+    let node = rig.node("memory");
+    let port = Arc::new(Port(node.broker.shared.clone(), Mutex::default()));
+    node.broker.hub().set_ports(vec![port.clone()]);
+    let mut sight = Sight::new(node.broker.shared.clone());
+    assert!(sight.turn_to_topic() && sight.of(0).is_some());
+    node.stored("lobby", "m", "1");
+    *rig.id.lock().unwrap() = [8; 16];
+    node.until("it begins anew", |n| n.metrics.kafka_begun_anew.get() == 1 && n.broker.shared.is_ready());
+    assert!(sight.of(0).is_none(), "it is another topic");
+    assert!(sight.turn_to_topic() && sight.of(0).is_some());
+    // The old life was over before its view was gone, and the new one began after its own was there.
+    let lives = port.1.lock().unwrap().clone();
+    assert!(lives.len() > 1 && lives.iter().all(|number| *number == 0), "{lives:?}");
+    node.stop();
+}
+
 /// Gives a pool five publications whose handler does this, and takes the job back.
 fn handled(handler: impl Fn(u64) -> Handled + Send + Sync + 'static, halted: bool) -> Job {
     let bell = Arc::new(Bell::default());
@@ -126,6 +181,10 @@ struct Held {
 }
 
 fn held(node: &Node) -> Held {
+    held_in(node, "held")
+}
+
+fn held_in(node: &Node, group: &str) -> Held {
     let ((came, seen), (go, wait)) = (channel(), channel::<()>());
     let (came, wait) = (Mutex::new(came), Mutex::new(wait));
     let handler = move |p: &Publication| -> Handled {
@@ -134,7 +193,7 @@ fn held(node: &Node) -> Held {
         let _ = wait.lock().unwrap().recv();
         Ok(())
     };
-    let work = node.broker.consume(Consume::group("held"), Arc::new(handler)).unwrap();
+    let work = node.broker.consume(Consume::group(group), Arc::new(handler)).unwrap();
     Held { work, came: seen, go }
 }
 
@@ -196,6 +255,30 @@ fn a_broker_that_stops_stops_its_consumers() {
     let handler = |_: &Publication| Ok(());
     let late = node.broker.consume(Consume::default(), Arc::new(handler)).unwrap_err();
     assert_eq!(late.code(), Code::Stopping);
+}
+
+/// Its consumers cannot commit, nor leave their groups; the publishes have the last part of its time all the same.
+#[test]
+fn a_stop_has_time_left_for_what_was_never_sent_though_the_cluster_stands_still() {
+    const SENT: u64 = 40;
+    let rig = rig();
+    let mut settings = rig.settings("memory");
+    // Each message is sent alone, so that most of them are not sent while the first are not answered.
+    settings.kafka.properties.0.insert("batch.size".into(), "1000".into());
+    let node = rig.node_with(&settings);
+    node.stored("lobby", "m", "1");
+    let held: Vec<_> = ["a", "b", "c"].iter().map(|group| held_in(&node, group)).collect();
+    held.iter().for_each(|held| assert!(held.came.recv_timeout(LONG).is_ok()));
+    rig.mock.broker_round_trip_time(1, Duration::from_secs(60)).unwrap();
+    held.into_iter().for_each(|held| drop(held.go));
+    let data = format!("\"{}\"", "x".repeat(900));
+    let sent: Vec<_> = (0..SENT).map(|n| node.publish("lobby", &format!("m{n}"), &data)).collect();
+    let deadline_ms = node.broker.shared.clock.steady_ms() + 2_000;
+    let unwritten = node.broker.stop(deadline_ms).unwrap();
+    let codes: Vec<Code> = sent.iter().map(|promise| promise.wait().unwrap_err().code()).collect();
+    let count = |code| codes.iter().filter(|c| **c == code).count() as u64;
+    assert_eq!(count(Code::Stopping) + count(Code::Unknown), SENT, "{codes:?}");
+    assert!(count(Code::Stopping) > 0 && unwritten >= count(Code::Stopping), "{unwritten}: {codes:?}");
 }
 
 #[test]
