@@ -143,7 +143,8 @@ fn nothing_of_c_is_missing() {
     // Codes are numbers in C++ too.
     let constants = constants.filter(|name| !name.starts_with("KLATCH_ERROR_"));
     let word = |name: &str| {
-        cpp.match_indices(name).any(|(at, _)| !cpp[at + name.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_'))
+        cpp.match_indices(name)
+            .any(|(at, _)| !cpp[at + name.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_'))
     };
     let names: Vec<&str> = functions.chain(constants).collect();
     assert!(names.len() > 130, "{}", names.len());

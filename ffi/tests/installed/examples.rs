@@ -4,8 +4,11 @@ use crate::common::crate_dir;
 use crate::{folder, prefix, with_prefix};
 use klatch_harness::client::{Client, Failure, JoinOptions, Outcome};
 use klatch_harness::process::Server;
+use rustix::net::sockopt::set_socket_linger;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -24,7 +27,11 @@ impl Example {
     fn build(path: &'static str) -> Example {
         let source = crate_dir().join("../examples").join(path);
         let text = fs::read_to_string(&source).unwrap();
-        let command = text.lines().filter_map(|l| l.strip_prefix(" *     ")).find(|l| l.contains("pkg-config")).unwrap();
+        let command = text
+            .lines()
+            .filter_map(|l| l.strip_prefix(" *     "))
+            .find(|l| l.contains("pkg-config"))
+            .unwrap();
         assert!(text.lines().count() < 150, "{path} is to be short");
         let dir = folder();
         fs::copy(&source, dir.path().join(source.file_name().unwrap())).unwrap();
@@ -102,7 +109,11 @@ fn chat(path: &'static str) {
     assert!(matches!(end, Failure::Closed(4000..=4499, _)), "told to come back, not: {end}");
 
     let mut server = example.start();
-    assert!(server.says(r#"ann: "hello""#, PATIENCE), "the reader begins with what was said: {:?}", server.output());
+    assert!(
+        server.says(r#"ann: "hello""#, PATIENCE),
+        "the reader begins with what was said: {:?}",
+        server.output()
+    );
     let mut bob = enter(&server, "bob", "banana").unwrap();
     bob.join("lobby", history(20)).unwrap();
     expect(&mut bob, r#""data":"hello""#);
@@ -117,6 +128,38 @@ fn chat_in_c() {
 #[test]
 fn chat_in_cpp() {
     chat("cpp/chat.cpp");
+}
+
+/// R22: clients that reset their connections while the server answers, or hands them what others say, do not end a host that has never
+/// heard of SIGPIPE.
+#[test]
+fn r22_clients_that_reset_end_no_host() {
+    let example = Example::build("c/chat.c");
+    let mut server = example.start();
+    let mut ann = enter(&server, "ann", "apple").unwrap();
+    ann.join("lobby", history(0)).unwrap();
+    for n in 0..1000 {
+        let mut socket = TcpStream::connect(server.address()).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        if n % 2 == 0 {
+            socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        } else {
+            let path = "/ws?room=lobby&history=20&user=bob&token=banana";
+            let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n";
+            let head = "Host: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Protocol: klatch.v1\r\n";
+            write!(socket, "GET {path} HTTP/1.1\r\n{head}{key}\r\n").unwrap();
+            let mut first = [0; 12];
+            socket.read_exact(&mut first).unwrap();
+            assert_eq!(&first, b"HTTP/1.1 101");
+        }
+        ann.begin("lobby", &format!("r{n}"), "1").unwrap();
+        // A reset in place of an end: what the server still writes fails at once.
+        set_socket_linger(&socket, Some(Duration::ZERO)).unwrap();
+        drop(socket);
+    }
+    assert!(matches!(ann.publish("lobby", "last", r#""still here""#).unwrap(), Outcome::Stored { .. }));
+    assert!(server.says("still here", PATIENCE));
+    interrupt(&mut server);
 }
 
 #[test]
@@ -149,7 +192,9 @@ fn the_commands_of_the_readme_are_these() {
         .lines()
         // Installing is what `prefix` does, without building once more; and the server would not end.
         .filter(|l| !l.starts_with("ffi/install") && !l.starts_with("/tmp/chat"))
-        .map(|l| l.replace("/opt/klatch", prefix().to_str().unwrap()).replace("/tmp/chat", "$OUT/chat") + "\n")
+        .map(|l| {
+            l.replace("/opt/klatch", prefix().to_str().unwrap()).replace("/tmp/chat", "$OUT/chat") + "\n"
+        })
         .collect();
     let dir = folder();
     let output = Command::new("sh")

@@ -58,8 +58,14 @@ fn cmake_finds_both_libraries() {
 /// Whoever asks for a version that this is not is told so.
 #[test]
 fn cmake_takes_no_other_version() {
-    for (wanted, found) in [("0.1", true), ("0.1.0 EXACT", true), ("0.1.1", false), ("0.0", false), ("0.2", false), ("1.0", false)]
-    {
+    for (wanted, found) in [
+        ("0.1", true),
+        ("0.1.0 EXACT", true),
+        ("0.1.1", false),
+        ("0.0", false),
+        ("0.2", false),
+        ("1.0", false),
+    ] {
         let project = folder();
         let text = format!(
             "cmake_minimum_required(VERSION 3.13)\nproject(version CXX)\nfind_package(klatch {wanted})\n\
@@ -92,13 +98,17 @@ fn what_is_installed_may_be_moved() {
     }
 }
 
-/// R22, X35: of the archive, nothing but the header's functions can be seen, so a host's own OpenSSL stays its own.
+/// X35: of the archive, nothing but the header's functions can be seen, so a host's own OpenSSL stays its own.
 #[test]
 fn x35_the_archive_shows_its_functions_and_nothing_else() {
     let archive = prefix().join("lib/libklatch.a");
-    let out = run(Command::new("nm").args(["--defined-only", "--extern-only", "--format=posix"]).arg(&archive));
-    let names: Vec<&str> =
-        out.lines().filter_map(|l| l.split(' ').next()).filter(|n| !n.is_empty() && !n.contains("klatch.o")).collect();
+    let out =
+        run(Command::new("nm").args(["--defined-only", "--extern-only", "--format=posix"]).arg(&archive));
+    let names: Vec<&str> = out
+        .lines()
+        .filter_map(|l| l.split(' ').next())
+        .filter(|n| !n.is_empty() && !n.contains("klatch.o"))
+        .collect();
     assert!(names.len() > 100);
     let foreign: Vec<_> = names.iter().filter(|n| !n.starts_with("klatch_")).collect();
     assert!(foreign.is_empty(), "{foreign:?}");
@@ -118,6 +128,10 @@ fn x35_a_host_with_the_archive_keeps_its_own_openssl() {
                   klatch_engine_free(engine);\n    puts(OpenSSL_version(0));\n    return 0;\n}\n";
     fs::write(dir.path().join("host.c"), source).unwrap();
     let program: PathBuf = dir.path().join("host");
-    run(Command::new("cc").arg("-o").arg(&program).arg(dir.path().join("host.c")).args(flags("klatch-static")));
+    run(Command::new("cc")
+        .arg("-o")
+        .arg(&program)
+        .arg(dir.path().join("host.c"))
+        .args(flags("klatch-static")));
     assert_eq!(run(&mut Command::new(&program)), "the host's\n");
 }
