@@ -90,8 +90,9 @@
  * the call that ends it has returned (it may be while that runs), and free_user_data is called exactly once, after the last call, also if the
  * registration fails.
  *
- * The library starts its threads at klatch_builder_start() and at klatch_log_set(), and none before. It sets no signal handler, no locale and
- * no limit of the process, raises no SIGPIPE, and never prints. After fork() the child must not use it.
+ * The library starts threads at klatch_builder_start(), klatch_log_set() and where callbacks or consumers are registered, and none when it is
+ * loaded. It sets no signal handler, no locale and no limit of the process, raises no SIGPIPE, and never prints. After fork() the child must
+ * not use it.
  *
  *
  * SHUTDOWN

@@ -134,7 +134,6 @@ fn measure(command: &mut Command, mode: &str, count: usize) -> f64 {
         child.stdin.take().unwrap().write_all(b"go\n").unwrap();
         line.clear();
         output.read_line(&mut line).unwrap();
-        let _ = client;
     } else {
         output.read_line(&mut line).unwrap();
     }
