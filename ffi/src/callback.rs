@@ -36,8 +36,10 @@ impl Kept {
 impl Drop for Kept {
     fn drop(&mut self) {
         if let Some(free) = self.free {
+            // On a thread of the engine it is bound as the callback itself was.
+            let place = if guard::place() == Place::Published { Place::Published } else { Place::Callback };
             // SAFETY: the host gave the function for this data; it is called once, as the value is dropped once.
-            guard::call(Place::Callback, (), || unsafe { free(self.data) });
+            guard::call(place, (), || unsafe { free(self.data) });
         }
     }
 }

@@ -39,13 +39,19 @@ pub const KLATCH_EVENT_LOST: i32 = 6;
 /// An event that is newer than this library's header.
 pub const KLATCH_EVENT_OTHER: i32 = 0;
 
+/// Bytes of texts that need no memory of their own.
+const SHORT: usize = 128;
+
 /// Something that happened. Freed with klatch_event_free(), unless a callback was lent it.
 #[derive(Clone, Debug)]
 pub struct klatch_event_t {
     kind: i32,
     code: i32,
     count: u64,
-    texts: Vec<u8>,
+    /// The texts, each with a NUL behind it, if there is room for them here; most have.
+    short: [u8; SHORT],
+    /// Else here.
+    long: Vec<u8>,
     /// Where connection, user, room, address and reason end in the texts.
     ends: [usize; 5],
 }
@@ -125,18 +131,27 @@ impl klatch_event_t {
 
     fn text(&self, i: usize) -> klatch_str_t {
         let from = i.checked_sub(1).map_or(0, |before| self.ends[before] + 1);
-        klatch_str_t::of(&self.texts[from..=self.ends[i]])
+        let texts = if self.long.is_empty() { &self.short[..] } else { &self.long };
+        klatch_str_t::of(&texts[from..=self.ends[i]])
     }
 }
 
 fn make(kind: i32, code: i32, count: u64, of: [&str; 5]) -> klatch_event_t {
-    let mut texts = Vec::with_capacity(of.iter().map(|t| t.len() + 1).sum());
+    let all: usize = of.iter().map(|text| text.len() + 1).sum();
+    let (mut short, mut long) = ([0; SHORT], Vec::new());
+    let texts: &mut [u8] = if all <= SHORT {
+        &mut short
+    } else {
+        long.resize(all, 0);
+        &mut long
+    };
+    let mut at = 0;
     let ends = of.map(|text| {
-        texts.extend_from_slice(text.as_bytes());
-        texts.push(0);
-        texts.len() - 1
+        texts[at..at + text.len()].copy_from_slice(text.as_bytes());
+        at += text.len() + 1;
+        at - 1
     });
-    klatch_event_t { kind, code, count, texts, ends }
+    klatch_event_t { kind, code, count, short, long, ends }
 }
 
 /// The next event. Waits for it, at most `timeout_ms`.
@@ -304,4 +319,31 @@ pub unsafe extern "C" fn klatch_event_clone(event: *const klatch_event_t) -> *mu
 pub unsafe extern "C" fn klatch_event_free(event: *mut klatch_event_t) {
     // SAFETY: NULL, or what was given to the caller.
     unsafe { free(event) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::CStr;
+
+    #[test]
+    fn texts_of_any_length_end_with_a_nul() {
+        for user in ["", "ann", &"x".repeat(100), &"x".repeat(255)] {
+            let event = klatch_event_t::new(&Event::Joined {
+                connection: "c00112233445566ff".into(),
+                user: user.into(),
+                room: "lobby".into(),
+            });
+            let copy = event.clone();
+            drop(event);
+            // SAFETY: the copy lives, and its texts end with a NUL.
+            let texts = unsafe {
+                [klatch_event_connection(&copy), klatch_event_user(&copy), klatch_event_room(&copy)]
+                    .map(|text| CStr::from_ptr(text.ptr).to_str().unwrap().to_owned())
+            };
+            assert_eq!(texts, ["c00112233445566ff", user, "lobby"]);
+            // SAFETY: as above.
+            assert_eq!(unsafe { (klatch_event_address(&copy).len, klatch_event_reason(&copy).len) }, (0, 0));
+        }
+    }
 }

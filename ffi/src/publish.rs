@@ -10,7 +10,7 @@ use crate::engine::klatch_engine_t;
 use crate::error::klatch_error_t;
 use crate::guard::{self, Place, guard, may_wait};
 use crate::handle;
-use crate::text::{Out, UserData, free, give, klatch_bytes_t, klatch_str_t};
+use crate::text::{Out, free, give, klatch_bytes_t, klatch_str_t};
 use klatch::{Ack, Code, Error, Message, Publishing, Result};
 use std::ffi::c_void;
 use std::future::Future;
@@ -193,7 +193,7 @@ pub unsafe extern "C" fn klatch_engine_publish_then(
         if let Some(refused) = refused(&mut publishing) {
             return Err(refused);
         }
-        publishing.then(move |answer| tell(published, kept.data(), &answer));
+        publishing.then(move |answer| tell(published, kept, &answer));
         Ok(())
     })
 }
@@ -206,14 +206,20 @@ fn refused(publishing: &mut Publishing) -> Option<Error> {
     }
 }
 
-fn tell(published: klatch_published_fn, data: UserData, answer: &Result<Ack>) {
-    let Some(published) = published else { return };
+fn tell(published: klatch_published_fn, kept: Kept, answer: &Result<Ack>) {
     let none = std::ptr::null();
-    guard::call(Place::Published, (), || match answer {
-        // SAFETY: the host gave the function for this data; what it is lent lives until it returns.
-        Ok(ack) => unsafe { published(data, &klatch_ack_t::new(ack), none) },
-        // SAFETY: as above.
-        Err(e) => unsafe { published(data, none.cast(), &klatch_error_t::new(e)) },
+    guard::call(Place::Published, (), || {
+        match (published, answer) {
+            // SAFETY: the host gave the function for this data; what it is lent lives until it returns.
+            (Some(published), Ok(ack)) => unsafe { published(kept.data(), &klatch_ack_t::new(ack), none) },
+            // SAFETY: as above.
+            (Some(published), Err(e)) => unsafe {
+                published(kept.data(), none.cast(), &klatch_error_t::new(e));
+            },
+            (None, _) => {}
+        }
+        // What frees it is bound as this is.
+        drop(kept);
     });
 }
 

@@ -221,6 +221,15 @@ static void never(void *user_data, const klatch_event_t *event) {
     (void)user_data, (void)event;
 }
 
+static latch_t waiting = LATCH;
+
+static void *wait_for_end(void *engine) {
+    klatch_event_t *event;
+    latch_add(&waiting);
+    FAILS(klatch_engine_next_event((klatch_engine_t *)engine, PATIENCE_MS, &event), KLATCH_ERROR_STOPPED);
+    return NULL;
+}
+
 static void frees_in_frees(void) {
     unsigned ends = latch_count(&done);
     klatch_engine_t *engine = engine_in_memory(NULL);
@@ -232,6 +241,18 @@ static void frees_in_frees(void) {
     atomic_store(&freeing, engine);
     FAILS(klatch_engine_publish_then(engine, S(""), S(""), S(""), KLATCH_DATA_JSON, klatch_json("1"), NULL, NULL, free_engine), NAME);
     latch_wait(&done, ends + 2);
+    /* On the log's thread, while another waits for an event. */
+    for (unsigned i = 0; i < 2; i++) {
+        pthread_t waits;
+        engine = ready(i == 0 ? "memory" : "frees");
+        klatch_subscription_free(listening);
+        atomic_store(&freeing, engine);
+        CHECK(pthread_create(&waits, NULL, wait_for_end, engine) == 0);
+        latch_wait(&waiting, i + 1);
+        OK(klatch_engine_publish_then(engine, S("lobby"), S(""), S(""), KLATCH_DATA_JSON, klatch_json("1"), NULL, NULL, free_engine));
+        latch_wait(&done, ends + 3 + i);
+        CHECK(pthread_join(waits, NULL) == 0);
+    }
 }
 
 static void order(void) {
