@@ -258,7 +258,7 @@ private:
 
 /** A callback of the host that went wrong. */
 struct Fault {
-    /** Which: "connect hook", "event" and so on. */
+    /** Which: "connect hook", "join hook", "publish hook", "event", "publications", "published", "handler" or "log". */
     std::string_view where;
     /** The exception's text, or the error's. */
     std::string_view what;
@@ -724,13 +724,23 @@ inline Result<Ack> outcome(const klatch_ack_t *ack, const klatch_error_t *error)
     return Ack(ack, Lent());
 }
 
+inline const char *hook_name(const klatch_request_t *request) noexcept {
+    switch (klatch_request_what(request)) {
+    case KLATCH_REQUEST_CONNECT: return "connect hook";
+    case KLATCH_REQUEST_JOIN: return "join hook";
+    case KLATCH_REQUEST_PUBLISH: return "publish hook";
+    default: return "hook";
+    }
+}
+
 template <class F> void hook(void *user_data, klatch_request_t *pointer) noexcept {
     auto &self = Callback<F>::of(user_data);
-    guarded(*self.host, "hook", [&] {
+    const char *where = hook_name(pointer);
+    guarded(*self.host, where, [&] {
         const Request request = Request(pointer, Lent());
         const Answer answer = self.call(request);
         Result<void> answered = Request(pointer, Lent()).answer(answer);
-        if (!answered) self.host->tell(Fault{"answer of a hook", answered.error().text(), nullptr});
+        if (!answered) self.host->tell(Fault{where, answered.error().text(), nullptr});
     });
 }
 

@@ -195,10 +195,10 @@ static void people(Engine &engine, Told &faults) {
     bob.awaits("\"bytes\":\"AAE=\"");
     bob.says(R"({"type":"publish","room":"lobby","ref":4,"id":"p4","data":"throw"})");
     CHECK(has(bob.awaits("\"ref\":4"), "\"internal\""));
-    faults.awaits("hook: thrown");
+    faults.awaits("publish hook: thrown");
     bob.says(R"({"type":"publish","room":"lobby","ref":5,"id":"p5","data":"throw 7"})");
     CHECK(has(bob.awaits("\"ref\":5"), "\"internal\""));
-    faults.awaits("hook: not a std::exception");
+    faults.awaits("publish hook: not a std::exception");
     bob.says(R"({"type":"publish","room":"lobby","ref":6,"id":"p6","data":"wrong"})");
     CHECK(has(bob.awaits("\"ref\":6"), "\"internal\""));
     bob.says(R"({"type":"publish","room":"lobby","ref":7,"id":"p7","data":"forget"})");
@@ -209,6 +209,7 @@ static void people(Engine &engine, Told &faults) {
     denied.awaits("not you");
     Client thrown(engine, "room=lobby&token=throw");
     thrown.awaits("close 4");
+    faults.awaits("connect hook: thrown");
 
     Told told;
     OK(engine.on_event([&told](const klatch::Event *event) {
@@ -276,7 +277,7 @@ static void running() {
     reading(engine);
     work(engine);
     people(engine, faults);
-    faults.awaits("answer of a hook: bad_request: a request of this kind has no such answer");
+    faults.awaits("publish hook: bad_request: a request of this kind has no such answer");
     CHECK(has(OK(engine.metrics()), "# TYPE "));
     klatch_test_panic(1);
     CHECK(engine.presence("lobby").error().code() == KLATCH_ERROR_INTERNAL);
