@@ -72,7 +72,8 @@ fn three_nodes(second: &[Written], third: &[Written]) {
     };
     let node = |name: &str| {
         let node = world.node(name).set("kafka.partitions", 1).set("kafka.topic_mode", "skip");
-        node.set("dedupe_window_ms", WINDOW)
+        // No longer than the window, or it would not start.
+        node.set("dedupe_window_ms", WINDOW).set("kafka.message_timeout_ms", WINDOW)
     };
     let [long, copied, deleted] = ["long", "copied", "deleted"].map(|name| node(name).start());
     let live = listen(&long.url(), &[ROOM.to_owned()], None);

@@ -273,7 +273,7 @@ fn a_stop_has_time_left_for_what_was_never_sent_though_the_cluster_stands_still(
     held.into_iter().for_each(|held| drop(held.go));
     let data = format!("\"{}\"", "x".repeat(900));
     let sent: Vec<_> = (0..SENT).map(|n| node.publish("lobby", &format!("m{n}"), &data)).collect();
-    let deadline_ms = node.broker.shared.clock.steady_ms() + 2_000;
+    let deadline_ms = node.broker.shared.clock.steady_ms() + 1_000;
     let unwritten = node.broker.stop(deadline_ms).unwrap();
     let codes: Vec<Code> = sent.iter().map(|promise| promise.wait().unwrap_err().code()).collect();
     let count = |code| codes.iter().filter(|c| **c == code).count() as u64;
