@@ -211,16 +211,16 @@ public:
     const Error &error() const & noexcept { return error_; }
     Error &&error() && noexcept { return std::move(error_); }
 
-    /** The value. Throws Exception if there is none. */
+    /** The value. Throws Exception if there is none. Of a result that goes it is moved out, so that it outlives that. */
     T &value() & { return *checked(); }
     const T &value() const & {
         if (!ok()) detail::fail(error_);
         return *value_;
     }
-    T &&value() && { return std::move(*checked()); }
+    T value() && { return std::move(*checked()); }
     T &operator*() & { return value(); }
     const T &operator*() const & { return value(); }
-    T &&operator*() && { return std::move(*checked()); }
+    T operator*() && { return std::move(*checked()); }
     T *operator->() { return &value(); }
     const T *operator->() const { return &value(); }
 

@@ -113,6 +113,10 @@ static void reading(Engine &engine) {
     CHECK(page[1].prev() == page[0].offset() && page[9].room().empty() && page.last() == page[2].offset());
     CHECK(page[0].time() > std::chrono::system_clock::time_point(1'000'000'000s) && page[0].room() == "lobby");
     std::string all;
+    // The page lives as long as the loop, though the result that it came in does not.
+    for (klatch::Publication p : *engine.history("lobby")) all += std::string(p.id()).substr(0, 1);
+    CHECK(all == "m~t");
+    all.clear();
     for (klatch::Publication p : page) all += std::to_string(p.offset()) + ",";
     CHECK(all == "1,2,3,");
     klatch::History newest;
