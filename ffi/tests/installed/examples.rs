@@ -92,7 +92,9 @@ fn chat(path: &'static str) {
     let mut ann = enter(&server, "ann", "apple").unwrap();
     assert!(ann.join("lobby", history(20)).unwrap());
     assert!(matches!(ann.publish("lobby", "1", r#""hello""#).unwrap(), Outcome::Stored { .. }));
-    assert!(matches!(ann.publish("lobby", "2", r#""darn it, darn""#).unwrap(), Outcome::Stored { .. }));
+    // What comes of it is not what was sent, so that it shows in the room and not as the answer to this client's message.
+    ann.begin("lobby", "2", r#""darn it, darn""#).unwrap();
+    expect(&mut ann, r#""data":"**** it, ****""#);
     let mut bob = enter(&server, "bob", "banana").unwrap();
     bob.join("lobby", history(20)).unwrap();
     expect(&mut bob, r#""data":"hello""#);
@@ -136,9 +138,17 @@ fn chat_in_cpp() {
 fn r22_clients_that_reset_end_no_host() {
     let example = Example::build("c/chat.c");
     let mut server = example.start();
-    let mut ann = enter(&server, "ann", "apple").unwrap();
-    ann.join("lobby", history(0)).unwrap();
+    let join = || {
+        let mut ann = enter(&server, "ann", "apple").unwrap();
+        ann.join("lobby", history(0)).unwrap();
+        ann
+    };
+    let mut ann = join();
     for n in 0..1000 {
+        // Nobody may publish as much on one connection.
+        if n % 20 == 19 {
+            ann = join();
+        }
         let mut socket = TcpStream::connect(server.address()).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         if n % 2 == 0 {
@@ -157,7 +167,7 @@ fn r22_clients_that_reset_end_no_host() {
         set_socket_linger(&socket, Some(Duration::ZERO)).unwrap();
         drop(socket);
     }
-    assert!(matches!(ann.publish("lobby", "last", r#""still here""#).unwrap(), Outcome::Stored { .. }));
+    assert!(matches!(join().publish("lobby", "last", r#""still here""#).unwrap(), Outcome::Stored { .. }));
     assert!(server.says("still here", PATIENCE));
     interrupt(&mut server);
 }
