@@ -98,7 +98,8 @@ fn a_record_is_looked_up_in_the_view_that_has_passed_it() {
     assert!(sight.of(0).is_none(), "it reads no topic yet");
     assert!(sight.turn_to_topic());
     let decided = sight.of(played::home("lobby") as u32).unwrap();
-    assert_eq!(decided.reached(), offset);
+    // Whoever published is told a moment before.
+    node.until("past the record", |_| decided.reached() == offset);
     let identity = Identity { log: [0; 16], partitions: 4 };
     shared.hub.begin_anew(Arc::new(View::memory(identity, &ViewSettings::default())));
     let publication = decided.seen(&Origin::Read, Some(&record(offset, "m"))).unwrap();
