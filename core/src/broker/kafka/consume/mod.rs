@@ -312,6 +312,7 @@ impl Work for Control {
         let mut state = self.lock();
         state.stop_by = Some(state.stop_by.map_or(deadline_ms, |earlier| earlier.min(deadline_ms)));
         drop(state);
+        self.pool.end();
         self.bell.ring();
     }
 

@@ -49,6 +49,8 @@ pub struct Job {
 pub struct Pool {
     state: Mutex<State>,
     ready: Condvar,
+    /// No handler is called any more.
+    ending: AtomicBool,
     /// Rung when a job has come back, or a thread has ended.
     bell: Arc<Bell>,
 }
@@ -64,12 +66,17 @@ struct State {
 impl Pool {
     /// Starts so many threads.
     pub fn start(handler: Arc<Handler>, threads: usize, bell: Arc<Bell>) -> io::Result<Arc<Pool>> {
-        let pool = Arc::new(Pool { state: Mutex::default(), ready: Condvar::new(), bell });
+        let pool = Arc::new(Pool {
+            state: Mutex::default(),
+            ready: Condvar::new(),
+            ending: AtomicBool::new(false),
+            bell,
+        });
         for n in 0..threads {
             let (this, handler) = (pool.clone(), handler.clone());
             let thread = Builder::new().name(format!("klatch-work-{n}")).spawn(move || {
                 while let Some(mut job) = this.next() {
-                    handle(&mut job, &*handler);
+                    handle(&mut job, &*handler, &this.ending);
                     this.lock().back.push(job);
                     this.bell.ring();
                 }
@@ -124,6 +131,11 @@ impl Pool {
         back
     }
 
+    /// From now on no handler is called; those that run are left alone. What was not begun comes back.
+    pub fn end(&self) {
+        self.ending.store(true, Ordering::Release);
+    }
+
     /// Ends the threads; one that is in a handler ends after it.
     pub fn close(&self) {
         self.lock().closed = true;
@@ -136,9 +148,10 @@ impl Pool {
     }
 }
 
-fn handle(job: &mut Job, handler: &Handler) {
+fn handle(job: &mut Job, handler: &Handler, ending: &AtomicBool) {
     let begun = Instant::now();
-    while let Some(item) = job.items.front().filter(|_| !job.halt.load(Ordering::Acquire)) {
+    let halts = |job: &Job| job.halt.load(Ordering::Acquire) || ending.load(Ordering::Acquire);
+    while let Some(item) = job.items.front().filter(|_| !halts(job)) {
         let call = || handler(&item.publication).map_err(|e| e.to_string());
         let failed = match catch_unwind(AssertUnwindSafe(call)) {
             Ok(Ok(())) => None,
@@ -158,5 +171,43 @@ fn handle(job: &mut Job, handler: &Handler) {
     }
     if job.items.is_empty() {
         job.next = job.end;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Kind, Record};
+    use std::sync::mpsc::channel;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// A stop told the thread that keeps the membership, and a handler that returned before that had woken was called once more.
+    #[test]
+    fn nothing_is_begun_after_the_end() {
+        let ((came, seen), (go, wait)) = (channel(), channel::<()>());
+        let wait = Mutex::new(wait);
+        let handler: Arc<Handler> = Arc::new(move |publication: &Publication| {
+            let _ = came.send(publication.offset());
+            let _ = wait.lock().unwrap().recv();
+            Ok(())
+        });
+        let bell = Arc::new(Bell::default());
+        let pool = Pool::start(handler, 1, bell.clone()).unwrap();
+        let item = |offset| {
+            let mut body = Vec::new();
+            Record::encode(&mut body, Kind::Json, "lobby", "ann", "", b"1");
+            let record = Record::trusted(offset, 7, body.into());
+            Item { next: offset, publication: Publication { record, prev: offset - 1 } }
+        };
+        let (items, halt) = ((1..=3).map(item).collect(), Arc::default());
+        pool.give(Job { partition: 0, number: 1, items, next: 0, end: 3, handled: 0, failed: None, halt });
+        assert_eq!(seen.recv_timeout(LONG), Ok(1));
+        pool.end();
+        go.send(()).unwrap();
+        assert!(bell.wait(LONG));
+        let back = pool.take_back();
+        assert_eq!((back[0].handled, back[0].next, back[0].items.len()), (1, 1, 2));
+        pool.close();
     }
 }
