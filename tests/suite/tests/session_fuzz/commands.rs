@@ -9,13 +9,20 @@ use serde_json::{Value, json};
 /// One thing to send, and what must come of it.
 pub enum Command {
     /// A text message that must be answered under its `ref`; a publish may be answered by its publication instead.
-    Request { text: String, reference: u64, publishes: Option<String> },
+    Request { text: String, reference: u64, publishes: Option<Published> },
     /// A text message that must be answered by an error that names no request.
     Junk(String),
     /// Bytes after which the connection must end with one of these close codes.
     Fatal(Vec<u8>, &'static [u16]),
     /// A ping of the WebSocket protocol.
     Ping(Vec<u8>),
+}
+
+/// What a publication must have to be the answer to a publish.
+pub struct Published {
+    pub id: String,
+    /// None: the default room.
+    pub room: Option<String>,
 }
 
 /// Makes them up. What it remembers makes requests that fit each other: rooms that were joined, ids that were used.
@@ -130,7 +137,7 @@ impl Author {
     }
 
     /// With its `ref` in front, where also a server that reads no further than the fault has seen it.
-    fn with_reference(&mut self, mut fields: Value, publishes: Option<String>) -> Command {
+    fn with_reference(&mut self, mut fields: Value, publishes: Option<Published>) -> Command {
         let reference = self.reference();
         let rest = match fields.as_object_mut() {
             Some(fields) => serde_json::to_string(fields).unwrap_or_default(),
@@ -142,8 +149,8 @@ impl Author {
 
     pub fn request(&mut self) -> Command {
         let fields = self.valid();
-        let id = (fields["type"] == "publish").then(|| fields["id"].as_str().unwrap_or_default().to_owned());
-        self.with_reference(fields, id)
+        let publishes = published(&fields);
+        self.with_reference(fields, publishes)
     }
 
     /// A valid request with one thing wrong, or perhaps wrong.
@@ -183,8 +190,8 @@ impl Author {
                 }
             }
         }
-        let id = fields["id"].as_str().map(str::to_owned).filter(|_| fields["type"] == "publish");
-        self.with_reference(fields, id)
+        let publishes = published(&fields);
+        self.with_reference(fields, publishes)
     }
 
     fn wrong(&mut self) -> Value {
@@ -269,4 +276,9 @@ impl Author {
         }
         bytes
     }
+}
+
+fn published(fields: &Value) -> Option<Published> {
+    let id = fields["id"].as_str().filter(|_| fields["type"] == "publish")?;
+    Some(Published { id: id.to_owned(), room: fields["room"].as_str().map(str::to_owned) })
 }

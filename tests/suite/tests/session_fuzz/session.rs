@@ -1,6 +1,6 @@
 //! One hostile connection: sends what its author makes up, and holds the server to its protocol.
 
-use crate::commands::{Author, Command};
+use crate::commands::{Author, Command, Published};
 use klatch::{Code, Disconnect};
 use klatch_suite::random::Random;
 use klatch_suite::ws::{Got, Out, PATIENCE, Ws};
@@ -20,8 +20,7 @@ const PROTOCOL: u16 = 4502;
 struct Waiting {
     reference: u64,
     text: String,
-    /// The id of a publish.
-    publishes: Option<String>,
+    publishes: Option<Published>,
 }
 
 pub struct Session<'a> {
@@ -41,6 +40,8 @@ pub struct Session<'a> {
     /// The close codes of which one must come; none: nothing fatal was sent.
     fatal: Option<(&'static [u16], String)>,
     over: bool,
+    /// What it sent and what came for it alone, for whoever reads a failure.
+    story: Vec<String>,
 }
 
 impl Session<'_> {
@@ -63,6 +64,7 @@ impl Session<'_> {
         };
         let user = if query.is_empty() { String::new() } else { user };
         let (waiting, published, junk, pings) = Default::default();
+        let story = vec![format!("/ws?{query}")];
         let mut session = Session {
             name,
             user,
@@ -75,6 +77,7 @@ impl Session<'_> {
             pings,
             fatal: None,
             over: false,
+            story,
         };
         if query.is_empty() && session.author.below(2) == 0 {
             // Else the first command says that it is anonymous.
@@ -113,11 +116,13 @@ impl Session<'_> {
     fn send(&mut self, command: Command) {
         let bytes = match command {
             Command::Request { text, reference, publishes } => {
+                self.story.push(format!("> {text:.200}"));
                 let frames = self.author.frames(&text);
                 self.waiting.push(Waiting { reference, text, publishes });
                 frames
             }
             Command::Junk(text) => {
+                self.story.push(format!("> {text:.200}"));
                 let frames = self.author.frames(&text);
                 self.junk.push(text);
                 frames
@@ -154,7 +159,11 @@ impl Session<'_> {
             let Some(got) = self.ws.next_within(left).unwrap_or_else(|e| panic!("{}: {e}", self.name)) else {
                 let waiting: Vec<_> = self.waiting.iter().map(|w| &w.text).collect();
                 let (junk, pings) = (&self.junk, &self.pings);
-                panic!("{}: no answer to {waiting:?}, {junk:?}, {pings:?}, {:?}", self.name, self.fatal);
+                let story = self.story.join("\n");
+                panic!(
+                    "{}: no answer to {waiting:?}, {junk:?}, {pings:?}, {:?}\n{story}",
+                    self.name, self.fatal
+                );
             };
             self.got(got);
         }
@@ -216,6 +225,10 @@ impl Session<'_> {
     fn frame(&mut self, frame: &Value) {
         let kind = frame["type"].as_str().unwrap_or_default();
         self.note(kind);
+        let foreign = frame["user"].as_str().is_some_and(|user| user != self.user);
+        if !matches!(kind, "presence_event" | "signal") && !(kind == "publication" && foreign) {
+            self.story.push(format!("< {:.200}", frame.to_string()));
+        }
         let reference = frame["ref"].as_u64();
         match kind {
             "welcome" | "joined" | "left" | "ack" | "done" | "history" | "presence" | "pong" => {
@@ -228,10 +241,15 @@ impl Session<'_> {
                 }
             }
             "publication" => {
-                let id = frame["id"].as_str();
+                let (id, room) = (frame["id"].as_str(), frame["room"].as_str());
                 let mine = frame["user"].as_str().unwrap_or_default() == self.user;
-                let at = self.waiting.iter().position(|w| id.is_some() && w.publishes.as_deref() == id);
-                if let Some(at) = at.filter(|_| mine) {
+                // An id may be used in several rooms. Which one is the default room is not known here.
+                let position = |wanted: Option<&str>| {
+                    let mut publishes = self.waiting.iter().map(|w| w.publishes.as_ref());
+                    publishes
+                        .position(|p| p.is_some_and(|p| Some(&*p.id) == id && p.room.as_deref() == wanted))
+                };
+                if let Some(at) = position(room).or_else(|| position(None)).filter(|_| mine) {
                     self.published.insert(self.waiting.remove(at).reference);
                 }
             }
