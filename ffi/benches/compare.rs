@@ -1,6 +1,6 @@
 //! What a message costs through klatch.h, beside the same work through the Rust API: a C program and this one take turns.
 //!
-//! `cargo bench -p klatch-ffi --bench compare [-- ROUNDS]`. All of it in memory, on one thread, so that nothing but the calls is measured. Prints
+//! `cargo bench -p klatch-ffi --bench compare [-- ROUNDS [MODE]]`. All of it in memory, on one thread, so that nothing but the calls is measured. Prints
 //! nanoseconds a message, each the median of the rounds, and the median of the rounds' ratios with their range.
 
 #![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used)]
@@ -20,7 +20,7 @@ const MODES: &[(&str, usize)] = &[
     ("publish_then", 200_192),
     ("publish_batch", 200_192),
     ("read", 102_400),
-    ("events", 8_000),
+    ("events", 40_000),
 ];
 
 /// Everything in memory, and no bound in the way.
@@ -172,7 +172,7 @@ fn main() {
     let dir = tempfile::tempdir().unwrap();
     let (c, rust) = (compile(dir.path()), std::env::current_exe().unwrap());
     println!("| | Rust, ns | C, ns | C to Rust |\n| --- | --- | --- | --- |");
-    for (mode, count) in MODES {
+    for (mode, count) in MODES.iter().filter(|m| args.get(1).is_none_or(|only| only == m.0)) {
         let (mut in_rust, mut in_c, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
         for round in 0..rounds {
             let run = |which: &Path| measure(&mut Command::new(which), mode, *count);
