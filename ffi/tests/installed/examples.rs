@@ -11,7 +11,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Against hanging; nothing here is slow.
@@ -66,14 +66,18 @@ fn enter(server: &Server, user: &str, token: &str) -> Result<Client, Failure> {
     Ok(client)
 }
 
-/// Reads frames until one has this in it.
+/// Reads frames until one has this in it. Pings of the server do not put the end off.
 fn expect(client: &mut Client, part: &str) {
-    loop {
-        let (_, text) = client.take().unwrap_or_else(|e| panic!("no {part}, but {e}"));
+    let until = Instant::now() + PATIENCE;
+    let mut seen = Vec::new();
+    while Instant::now() < until {
+        let (_, text) = client.take().unwrap_or_else(|e| panic!("no {part}, but {e}, after {seen:?}"));
         if text.contains(part) {
             return;
         }
+        seen.push(text);
     }
+    panic!("no {part} in time, but {seen:?}");
 }
 
 fn history(count: u32) -> JoinOptions {
