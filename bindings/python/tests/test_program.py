@@ -1,0 +1,41 @@
+"""`python -m klatch`."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+
+import klatch
+from conftest import PATIENCE
+
+PROGRAM = [sys.executable, "-m", "klatch"]
+
+
+def test_it_serves_and_stops(tmp_path):
+    program = subprocess.Popen(
+        [*PROGRAM, "serve", "--listen", "127.0.0.1:0", "--log", str(tmp_path / "log")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        url = re.match(r"listening on (http://\S+/)", program.stdout.readline()).group(1)
+        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
+            assert b"<html" in answer.read()
+        program.send_signal(signal.SIGINT)
+        program.communicate(timeout=PATIENCE)
+        assert program.returncode == 0
+    finally:
+        program.kill()
+        program.wait()
+    verified = subprocess.run([*PROGRAM, "verify", "--json", str(tmp_path / "log")], capture_output=True, text=True)
+    assert verified.returncode == 0 and json.loads(verified.stdout)["damage"] == []
+
+
+def test_its_arguments():
+    version = subprocess.run([*PROGRAM, "--version"], capture_output=True, text=True)
+    assert version.returncode == 0 and klatch.__version__ in version.stdout
+    wrong = subprocess.run([*PROGRAM, "serve", "--no-such"], capture_output=True, text=True)
+    assert wrong.returncode == 2 and "python -m klatch" in wrong.stderr
