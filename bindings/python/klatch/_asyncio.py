@@ -227,7 +227,11 @@ class Consumer:
             if hasattr(got, "publication"):
                 self._task = got
                 return cast(Publication, got.publication)
-            await got
+            # One that has failed has nobody to say so.
+            await asyncio.wait([got], timeout=5)
+            failed = native.status()["failed"]
+            if failed:
+                raise KlatchError(f"the consumer has failed: {failed}")
 
     def _done(self, error: Optional[str]) -> None:
         task, self._task = self._task, None

@@ -197,12 +197,13 @@ class Engine(Base):
         native = self._engine.consume(group, from_end, 1, retry, release, list((properties or {}).items()))
         try:
             while True:
-                # Looked at now and then: an engine that stops does not call its consumers.
                 try:
-                    task = native.wait(0.5)
-                except RuntimeError:
-                    if native.status()["failed"] or self.health == "stopped":
-                        return
+                    task = native.wait(5)
+                except TimeoutError:
+                    # One that has failed has nobody to say so.
+                    failed = native.status()["failed"]
+                    if failed:
+                        raise KlatchError(f"the consumer has failed: {failed}") from None
                     continue
                 if task is None:
                     return

@@ -10,13 +10,13 @@ use crate::publication::Publication;
 use crate::subscription::Ring;
 use crate::wake::Wake;
 use klatch::{Consume, message};
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::PyTimeoutError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
 /// A publication whose handler waits, and where it is told how that went.
@@ -27,7 +27,7 @@ struct Work {
 
 /// What handlers have for the program. There are as many in it as handlers at most.
 #[derive(Default)]
-struct Feed {
+pub struct Feed {
     inner: Mutex<Inner>,
 }
 
@@ -75,7 +75,8 @@ impl Feed {
         Poll::Pending
     }
 
-    fn close(&self) {
+    /// Nothing more comes: who waits for it is told so.
+    pub fn close(&self) {
         let (waiting, waker) = {
             let mut inner = self.lock();
             inner.closed = true;
@@ -133,6 +134,11 @@ fn task(py: Python<'_>, work: Option<Work>) -> PyResult<Py<PyAny>> {
 }
 
 impl Consumer {
+    /// Where its publications wait.
+    pub fn feed(&self) -> Weak<Feed> {
+        Arc::downgrade(&self.feed)
+    }
+
     /// Joins the group.
     pub fn start(py: Python<'_>, engine: &klatch::Engine, how: Consume) -> PyResult<Consumer> {
         let feed = Arc::new(Feed::default());
@@ -175,7 +181,7 @@ impl Consumer {
             let timeout = timeout.map(seconds).transpose()?;
             match block::wait(py, &mut Next(&self.feed), timeout, &|| false)? {
                 Some(work) => task(py, work),
-                None => Err(PyRuntimeError::new_err("nothing came in time")),
+                None => Err(PyTimeoutError::new_err("nothing came in time")),
             }
         })
     }

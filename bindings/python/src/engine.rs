@@ -1,7 +1,7 @@
 //! The engine, as both Python faces use it: what does not wait is called as it is, what waits lets go of the interpreter's lock.
 
 use crate::block;
-use crate::consumer::Consumer;
+use crate::consumer::{Consumer, Feed};
 use crate::error;
 use crate::event::Events;
 use crate::fork::Owned;
@@ -15,12 +15,12 @@ use klatch::{Code, Error, HistoryQuery, Message, Publishing, Settings, Start, Wh
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 /// An engine.
 #[pyclass(frozen, module = "klatch._klatch")]
-pub struct Engine(Owned<klatch::Engine>);
+pub struct Engine(Owned<klatch::Engine>, Mutex<Vec<Weak<Feed>>>);
 
 impl Drop for Engine {
     /// It stops as one whose last handle is dropped, but not on this thread, which holds the interpreter's lock.
@@ -97,7 +97,7 @@ impl Engine {
                 }
             }
             let engine = py.detach(|| builder.start()).map_err(|e| error::of(&e))?;
-            Ok(Engine(Owned::new(engine)))
+            Ok(Engine(Owned::new(engine), Mutex::default()))
         })
     }
 
@@ -106,8 +106,11 @@ impl Engine {
         guard(|| {
             let engine = self.0.get()?;
             let timeout = seconds(timeout)?;
-            let stopped = py.detach(|| engine.stop(timeout)).map_err(|e| error::of(&e))?;
-            Ok(stopped.unwritten)
+            let stopped = py.detach(|| engine.stop(timeout));
+            // Its consumers have ended with it.
+            let feeds = std::mem::take(&mut *self.1.lock().unwrap_or_else(PoisonError::into_inner));
+            feeds.iter().filter_map(Weak::upgrade).for_each(|feed| feed.close());
+            Ok(stopped.map_err(|e| error::of(&e))?.unwritten)
         })
     }
 
@@ -284,7 +287,11 @@ impl Engine {
             for (name, value) in &properties {
                 how = how.property(name, value);
             }
-            Consumer::start(py, engine, how)
+            let consumer = Consumer::start(py, engine, how)?;
+            let mut feeds = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+            feeds.retain(|feed| feed.strong_count() > 0);
+            feeds.push(consumer.feed());
+            Ok(consumer)
         })
     }
 

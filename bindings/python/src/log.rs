@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use std::collections::VecDeque;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 use tracing::field::{Field, Visit};
 use tracing::span;
@@ -34,6 +34,18 @@ static HANDED: Condvar = Condvar::new();
 static LEAST: AtomicU8 = AtomicU8::new(30);
 /// The process that the thread runs in, plus one.
 static RUNS_IN: AtomicU64 = AtomicU64::new(0);
+
+/// The same for those who must not wait: after a fork it may be held by a thread that the child does not have.
+fn lines_soon() -> Option<MutexGuard<'static, Lines>> {
+    for _ in 0..1000 {
+        match LINES.try_lock() {
+            Ok(lines) => return Some(lines),
+            Err(TryLockError::Poisoned(e)) => return Some(e.into_inner()),
+            Err(TryLockError::WouldBlock) => std::thread::yield_now(),
+        }
+    }
+    None
+}
 
 fn lines() -> MutexGuard<'static, Lines> {
     LINES.lock().unwrap_or_else(PoisonError::into_inner)
@@ -89,7 +101,7 @@ impl Subscriber for ToPython {
         event.record(&mut text);
         let metadata = event.metadata();
         let name = metadata.target().trim_start_matches('_').replace("::", ".");
-        let mut lines = lines();
+        let Some(mut lines) = lines_soon() else { return };
         if lines.waiting.len() >= WAITING {
             lines.lost += 1;
             return;
@@ -142,7 +154,7 @@ fn hand_over(give: &Py<PyAny>) {
 pub fn flush_log(py: Python<'_>, timeout: f64) -> PyResult<()> {
     let timeout = crate::engine::seconds(timeout)?;
     py.detach(|| {
-        let lines = lines();
+        let Some(lines) = lines_soon() else { return };
         let upto = lines.queued;
         let wait =
             HANDED.wait_timeout_while(lines, timeout.min(Duration::from_secs(60)), |l| l.handed < upto);
