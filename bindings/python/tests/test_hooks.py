@@ -166,8 +166,8 @@ def test_a_hook_may_call_the_engine():
     run(main())
 
 
-def test_a_plain_hook_may_call_an_engine_that_waits():
-    """R23: stop, publish and history from a hook, in the face that waits."""
+def test_r23_a_plain_hook_may_call_an_engine_that_waits():
+    """Publish, history and stop from a hook, in the face that waits."""
     import websockets.sync.client
 
     stopped = threading.Event()

@@ -241,12 +241,18 @@ fn the_table_of_cases_is_true() {
     listed.sort_unstable();
     assert_eq!(listed, case_ids(), "each id once");
 
-    let tests: Vec<(String, String)> =
+    let mut tests: Vec<(String, String)> =
         ["core", "ffi", "tests", "examples"].into_iter().flat_map(sources).collect();
+    // Python's, whose functions are `def test_x29_...`.
+    let mut paths = Vec::new();
+    files(&root().join("bindings/python/tests"), &[".py"], &mut paths);
+    let relative = |p: &Path| p.strip_prefix(root()).unwrap().display().to_string();
+    let python = |p: &PathBuf| (relative(p), fs::read_to_string(p).unwrap().replace("def test_", "fn test_"));
+    tests.extend(paths.iter().map(python));
     let mut wrong = Vec::new();
     for row in &rows {
         let (id, shown) = (row[0], row[2]);
-        let named: Vec<&str> = shown.split('`').filter(|t| t.contains(".rs::")).collect();
+        let named: Vec<&str> = shown.split('`').filter(|t| t.contains(".rs::") || t.contains(".py::")).collect();
         if named.is_empty() && !shown.starts_with("not yet: ") {
             wrong.push(format!("{id} has neither a test nor a reason"));
         }
@@ -261,7 +267,7 @@ fn the_table_of_cases_is_true() {
     // The other way round: a test that carries an id is in that id's row.
     for (path, text) in &tests {
         for function in text.split("fn ").skip(1).filter_map(|t| t.split('(').next()) {
-            let id = function.split('_').next().unwrap_or_default().to_uppercase();
+            let id = function.trim_start_matches("test_").split('_').next().unwrap_or_default().to_uppercase();
             if let Some(row) = rows.iter().find(|r| r[0] == id)
                 && !row[2].contains(&format!("{path}::{function}`"))
             {

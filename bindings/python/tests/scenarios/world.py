@@ -191,6 +191,9 @@ class World:
         if verb == "signal":
             face.engine.signal(given["room"], given["name"], given.get("data"), user=given.get("user", ""))
             return None
+        if verb == "send":
+            face.engine.send(given["connection"], given["name"], given.get("data"))
+            return None
         if verb == "kick":
             face.engine.kick(**given)
             return None
