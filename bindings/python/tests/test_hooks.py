@@ -10,7 +10,7 @@ import klatch
 from client import Client
 from conftest import run
 
-QUICK = {"hook_timeout_ms": 300}
+QUICK = {"hook_timeout_ms": 2000}
 
 
 def plain(engine, on):
