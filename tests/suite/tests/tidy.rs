@@ -252,7 +252,8 @@ fn the_table_of_cases_is_true() {
     let mut wrong = Vec::new();
     for row in &rows {
         let (id, shown) = (row[0], row[2]);
-        let named: Vec<&str> = shown.split('`').filter(|t| t.contains(".rs::") || t.contains(".py::")).collect();
+        let named: Vec<&str> =
+            shown.split('`').filter(|t| t.contains(".rs::") || t.contains(".py::")).collect();
         if named.is_empty() && !shown.starts_with("not yet: ") {
             wrong.push(format!("{id} has neither a test nor a reason"));
         }
@@ -267,7 +268,8 @@ fn the_table_of_cases_is_true() {
     // The other way round: a test that carries an id is in that id's row.
     for (path, text) in &tests {
         for function in text.split("fn ").skip(1).filter_map(|t| t.split('(').next()) {
-            let id = function.trim_start_matches("test_").split('_').next().unwrap_or_default().to_uppercase();
+            let id =
+                function.trim_start_matches("test_").split('_').next().unwrap_or_default().to_uppercase();
             if let Some(row) = rows.iter().find(|r| r[0] == id)
                 && !row[2].contains(&format!("{path}::{function}`"))
             {
