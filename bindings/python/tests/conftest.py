@@ -35,3 +35,10 @@ def script(tmp_path):
         )
 
     return start
+
+
+@pytest.fixture
+def kafka():
+    """The address of a topic without its name."""
+    # Started, and ended, by bindings/python/test.
+    return os.environ["KLATCH_TEST_KAFKA"]

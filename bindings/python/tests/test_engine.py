@@ -228,7 +228,14 @@ def test_a_subscription_ends():
             waits = asyncio.ensure_future(subscription.batch())
             await asyncio.sleep(0)
             await subscription.aclose()
-            await engine.publish("room", 0)
+            assert await waits == [] and await subscription.batch() == []
+            # So are events.
+            events = engine.events()
+            waits = asyncio.ensure_future(events.__anext__())
+            await asyncio.sleep(0)
+            await events.aclose()
+            with pytest.raises(StopAsyncIteration):
+                await waits
             # It was not read.
             async with engine.subscribe("room") as slow:
                 for n in range(50):
@@ -242,7 +249,6 @@ def test_a_subscription_ends():
                     await asyncio.wait_for(kept.batch(), 0.01)
                 await engine.publish("room", "kept")
                 assert [p.data for p in await kept.batch()] == ["kept"]
-            waits.cancel()
             rest = engine.subscribe("room")
             end = asyncio.ensure_future(rest.__aenter__())
             await end

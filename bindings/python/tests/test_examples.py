@@ -5,10 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from http.cookiejar import CookieJar
 from pathlib import Path
 
+import pytest
 import websockets.sync.client as ws
 from websockets.exceptions import ConnectionClosed
 
@@ -37,15 +39,17 @@ def test_web(tmp_path):
         text=True,
     )
     try:
+        said = []
         for line in server.stderr:
+            said.append(line)
             if "running on" in line:
-                site = line.split("running on ")[1].split(" ")[0]
                 break
+        assert "running on" in line, said
+        site = line.split("running on ")[1].split(" ")[0]
         browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
-        try:
+        with pytest.raises(urllib.error.HTTPError) as refused:
             browser.open(f"{site}/chat")
-        except urllib.error.HTTPError as e:
-            assert e.code == 401
+        assert refused.value.code == 401
         browser.open(f"{site}/login?user=ann").close()
         with browser.open(f"{site}/chat") as answer:
             given = json.load(answer)

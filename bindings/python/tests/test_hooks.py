@@ -63,6 +63,8 @@ def word(text, yes):
         return False
     if text == "throw":
         raise ZeroDivisionError("on purpose")
+    if text == "a timeout of its own":
+        raise asyncio.TimeoutError
     if text == "exit":
         raise SystemExit(3)
     if text == "nothing":
@@ -99,11 +101,17 @@ def test_hooks_answer(kind, caplog):
                     assert (await ann.until(ref=1))["name"] == name
 
                 async def publish(data):
+                    """What is stored, or the error."""
                     await ann.send(type="publish", data=data, ref=2)
+                    stored = None
                     while True:
                         frame = await ann.next()
-                        if frame.get("ref") == 2 or frame["type"] == "publication":
-                            return frame
+                        if frame["type"] == "publication":
+                            stored = frame
+                        elif frame.get("ref") == 2:
+                            # What a member is sent comes before the answer to it.
+                            assert (frame["type"] == "error") == (stored is None), frame
+                            return stored or frame
 
                 assert (await publish("hello"))["data"] == "hello"
                 assert (await publish("replace"))["data"] == {"replaced": True}
@@ -111,7 +119,7 @@ def test_hooks_answer(kind, caplog):
                 for text in ("deny", "return deny"):
                     assert (await publish(text))["message"] == "not that"
                 assert (await publish("false"))["name"] == "denied"
-                for text in ("throw", "nothing", "odd", "replace odd"):
+                for text in ("throw", "nothing", "odd", "replace odd", "a timeout of its own"):
                     assert (await publish(text))["name"] == "internal", text
                 if kind is plain:
                     assert (await publish("exit"))["name"] == "internal"
@@ -128,7 +136,8 @@ def test_hooks_answer(kind, caplog):
     texts = [r.getMessage() for r in caplog.records]
     assert any("raised an exception" in t for t in texts)
     assert any("returned nothing" in t for t in texts) and any("returned int" in t for t in texts)
-    assert any(r.exc_info and r.exc_info[0] is ZeroDivisionError for r in caplog.records)
+    for error in (ZeroDivisionError, asyncio.TimeoutError):
+        assert any(r.exc_info and r.exc_info[0] is error for r in caplog.records)
 
 
 def test_hooks_as_arguments_and_what_is_none():

@@ -1,8 +1,8 @@
-"""The same engine on Kafka: a real one, which a program of the workspace starts."""
+"""The same engine on Kafka: a real one, that `bindings/python/test` starts. Every test has topics of its own."""
 
 import asyncio
+import itertools
 import json
-import os
 import sqlite3
 import subprocess
 import sys
@@ -16,20 +16,6 @@ from scenarios import world
 from test_scenarios import Awaits, all_of_them, runs_on
 
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture(scope="module")
-def kafka():
-    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    program = target / "release" / "kafka-cluster"
-    if not program.exists():
-        pytest.skip("target/release/kafka-cluster is not built")
-    cluster = subprocess.Popen([str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        yield cluster.stdout.readline().strip()
-    finally:
-        cluster.stdin.close()
-        cluster.wait(PATIENCE)
 
 
 SLOW = {"limits": {"publish_timeout_ms": 60_000}}
@@ -128,10 +114,8 @@ def test_the_archive_example(kafka, tmp_path):
         archive.wait()
 
 
-# The Rust suite plays all of them on Kafka; these show that the face changes nothing there.
 @pytest.mark.parametrize(
-    "name, scenario",
-    [pytest.param(n, s, id=n) for n, s in all_of_them() if n.startswith(("host/", "publish/")) and runs_on(s, "kafka")],
+    "name, scenario", [pytest.param(n, s, id=n) for n, s in all_of_them() if runs_on(s, "kafka")]
 )
 def test_scenario(name, scenario, kafka, tmp_path):
     given = dict(scenario.get("settings", {}))
@@ -143,3 +127,107 @@ def test_scenario(name, scenario, kafka, tmp_path):
         world.World(host, everything, scenario.get("hooks", False)).play(scenario["steps"])
     finally:
         host.end_loop()
+
+
+OTHERS = """
+import {order}
+import asyncio, socket, sys, threading
+import confluent_kafka.admin, klatch, ssl, trustme
+
+address = sys.argv[1]
+authority = trustme.CA()
+authority.cert_pem.write_to_path("authority.pem")
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+authority.issue_cert("127.0.0.1").configure_cert(context)
+
+class Relay:
+    # Takes the encryption off what comes, and passes it on to Kafka and back.
+    def __init__(self):
+        self.answered = threading.Event()
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.address = "127.0.0.1:%d" % self.server.getsockname()[1]
+        threading.Thread(target=self.run, daemon=True).start()
+
+    def run(self):
+        while True:
+            threading.Thread(target=self.serve, args=(self.server.accept()[0],), daemon=True).start()
+
+    def serve(self, plain):
+        host, port = address.split(":")
+        try:
+            with context.wrap_socket(plain, server_side=True) as inner, socket.create_connection((host, port)) as outer:
+                # A TLS socket is not for two threads: requests first, then as much as comes in answer.
+                while request := inner.recv(65536):
+                    outer.sendall(request)
+                    inner.sendall(outer.recv(65536))
+                    self.answered.set()
+        except OSError:
+            pass
+
+TLS = {{"security.protocol": "ssl", "ssl.ca.location": "authority.pem"}}
+done = []
+
+def theirs():
+    relay = Relay()
+    admin = confluent_kafka.admin.AdminClient({{"bootstrap.servers": relay.address, "log_level": 0, **TLS}})
+    assert relay.answered.wait(60)
+    done.append("their TLS")
+
+def theirs_plain():
+    producer = confluent_kafka.Producer({{"bootstrap.servers": address}})
+    for n in range(100):
+        producer.produce("{topic}", key="room", value=str(n))
+    assert producer.flush(60) == 0
+    consumer = confluent_kafka.Consumer(
+        {{"bootstrap.servers": address, "group.id": "theirs", "auto.offset.reset": "earliest"}})
+    consumer.assign([confluent_kafka.TopicPartition("{topic}", p, 0) for p in (0, 1, 2)])
+    got = 0
+    while got < 100:
+        message = consumer.poll(60)
+        assert message is not None and message.error() is None, message
+        got += 1
+    consumer.close()
+    done.append("theirs")
+
+def ours():
+    relay = Relay()
+    kafka = {{"view_dir": "memory", "properties": TLS, "start_timeout_ms": 1000}}
+    engine = klatch.sync.Engine(log=f"kafka://{{relay.address}}/{topic}-ours", kafka=kafka)
+    starting = threading.Thread(target=engine.start)
+    starting.start()
+    assert relay.answered.wait(60)
+    starting.join()
+    engine.stop(5)
+    done.append("our TLS")
+
+def ours_plain():
+    kafka = {{"view_dir": "memory", "partitions": 3}}
+    with klatch.sync.Engine(log=f"kafka://{{address}}/{topic}-ours", kafka=kafka) as engine:
+        for n in range(100):
+            engine.publish("room", n)
+        assert [p.data for p in engine.history("room", limit=200)] == list(range(100))
+    done.append("ours")
+
+def pythons():
+    client = ssl.create_default_context(cafile="authority.pem")
+    relay = Relay()
+    host, port = relay.address.split(":")
+    for _ in range(50):
+        with client.wrap_socket(socket.create_connection((host, port)), server_hostname=host) as s:
+            assert s.version() == "TLSv1.3"
+    done.append("Python's TLS")
+
+threads = [threading.Thread(target=t) for t in (theirs, theirs_plain, ours, ours_plain, pythons)]
+[t.start() for t in threads]
+[t.join() for t in threads]
+print(*sorted(done), sep=", ")
+"""
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["confluent_kafka", "klatch", "ssl"])), ids="-".join)
+def test_x35_with_other_openssls_and_librdkafkas_in_one_process(order, kafka, script):
+    program = OTHERS.format(order=", ".join(order), topic="-".join(order))
+    done = script(program, kafka.removeprefix("kafka://").rstrip("/"))
+    assert done.stdout == "Python's TLS, our TLS, ours, their TLS, theirs\n" and done.returncode == 0, (
+        done.stdout + done.stderr
+    )

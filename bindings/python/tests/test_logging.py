@@ -1,25 +1,43 @@
 """The engine's log is in `logging`, and says nothing that nobody wants to see."""
 
 import logging
+import shutil
+import sys
 
 import klatch
 from klatch import _klatch
 
 
 def test_records_come_at_their_levels(caplog, tmp_path):
-    log = str(tmp_path / "log")
-    with caplog.at_level(logging.DEBUG, "klatch"):
-        with klatch.sync.Engine(log=log) as engine:
-            engine.publish("lobby", "a secret")
-        # A log with damage is worth a word.
-        (segment,) = list((tmp_path / "log").rglob("*.seg*")) or list((tmp_path / "log" / "log").glob("*"))
-        _klatch._flush_log(10)
-    names = {r.name for r in caplog.records}
-    assert names and all(n == "klatch" or n.startswith("klatch.") for n in names), names
-    assert "secret" not in caplog.text and "lobby" not in caplog.text
+    log = tmp_path / "log"
+    with klatch.sync.Engine(log=str(log)) as engine:
+        for text in "a secret", "another":
+            engine.publish("lobby", text)
+    # A log with damage is worth a word.
+    (segment,) = log.glob("*.log")
+    segment.write_bytes(segment.read_bytes()[:-3])
+
+    def said(level):
+        caplog.clear()
+        # It is made anew at each start, which is worth an information.
+        shutil.rmtree(log / "view")
+        with caplog.at_level(level, "klatch"):
+            with klatch.sync.Engine(log=str(log)) as engine:
+                assert engine.health == "log_damaged"
+            _klatch._flush_log(10)
+        assert "secret" not in caplog.text and "lobby" not in caplog.text
+        return {(r.name, r.levelno) for r in caplog.records}
+
+    warning, info = ("klatch.log.writer", logging.WARNING), ("klatch.broker.storage", logging.INFO)
+    assert said(logging.INFO) >= {warning, info}
+    assert said(logging.WARNING) & {warning, info} == {warning}
+    assert said(logging.ERROR) & {warning, info} == set()
 
 
-def test_a_broken_handler_hurts_nobody():
+def test_a_broken_handler_hurts_nobody(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+
     class Broken(logging.Handler):
         def emit(self, record):
             raise RuntimeError("on purpose")
@@ -41,6 +59,7 @@ def test_a_broken_handler_hurts_nobody():
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before)
+    assert {str(t.exc_value) for t in told} == {"on purpose"}
     with klatch.sync.Engine(log="memory") as engine:
         assert engine.publish("r", 1).offset == 1
 

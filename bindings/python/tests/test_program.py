@@ -7,13 +7,16 @@ import subprocess
 import sys
 import urllib.request
 
+import pytest
+
 import klatch
 from conftest import PATIENCE
 
 PROGRAM = [sys.executable, "-m", "klatch"]
 
 
-def test_it_serves_and_stops(tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_and_stops(how, tmp_path):
     program = subprocess.Popen(
         [*PROGRAM, "serve", "--listen", "127.0.0.1:0", "--log", str(tmp_path / "log")],
         stdout=subprocess.PIPE,
@@ -24,9 +27,9 @@ def test_it_serves_and_stops(tmp_path):
         url = re.match(r"listening on (http://\S+/)", program.stdout.readline()).group(1)
         with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
             assert b"<html" in answer.read()
-        program.send_signal(signal.SIGINT)
-        program.communicate(timeout=PATIENCE)
-        assert program.returncode == 0
+        program.send_signal(how)
+        _, err = program.communicate(timeout=PATIENCE)
+        assert program.returncode == 0 and "Traceback" not in err, err
     finally:
         program.kill()
         program.wait()

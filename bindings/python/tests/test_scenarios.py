@@ -164,11 +164,16 @@ def runs_on(scenario, kind):
 WAYS = [("embedded", 1, Waits), ("memory", 2, Waits), ("embedded", 2, Awaits), ("memory", 1, Awaits)]
 
 
-@pytest.mark.parametrize("kind, shards, face", WAYS, ids=[f"{k}_{s}_{f.__name__}".lower() for k, s, f in WAYS])
-@pytest.mark.parametrize("name, scenario", [pytest.param(n, s, id=n) for n, s in all_of_them()])
+@pytest.mark.parametrize(
+    "name, scenario, kind, shards, face",
+    [
+        pytest.param(name, scenario, kind, shards, face, id=f"{name}-{kind}-{shards}-{face.__name__.lower()}")
+        for kind, shards, face in WAYS
+        for name, scenario in all_of_them()
+        if runs_on(scenario, kind)
+    ],
+)
 def test_scenario(name, scenario, kind, shards, face, tmp_path):
-    if not runs_on(scenario, kind):
-        pytest.skip(f"not on {kind}")
     settings = {
         **scenario.get("settings", {}),
         "shards": shards,

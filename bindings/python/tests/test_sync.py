@@ -1,9 +1,12 @@
 """The face that waits: scripts, threads, Ctrl-C."""
 
+import platform
 import signal
 import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
@@ -69,13 +72,20 @@ def test_threads_wait_without_holding_each_other_up():
         assert len(got) >= 190
 
 
+def until_it_waits(pid):
+    """The main thread of the process is in a system call that waits for another thread."""
+    futex = {"x86_64": "202", "aarch64": "98"}[platform.machine()]
+    while Path(f"/proc/{pid}/syscall").read_text().split()[0] != futex:
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("what", ["engine.serve_forever()", "next(engine.subscribe('room'))", "next(engine.events())"])
 def test_x31_ctrl_c_ends_what_waits(what, tmp_path):
     code = f"""
 import klatch, sys
 with klatch.sync.Engine(log="memory", listen="127.0.0.1:0") as engine:
-    print("ready", flush=True)
     try:
+        print("ready", flush=True)
         {what}
     except KeyboardInterrupt:
         print("interrupted", flush=True)
@@ -83,6 +93,7 @@ print("stopped", engine.health)
 """
     program = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert program.stdout.readline() == "ready\n"
+    until_it_waits(program.pid)
     program.send_signal(signal.SIGINT)
     out, err = program.communicate(timeout=PATIENCE)
     assert (out, err, program.returncode) == ("interrupted\nstopped stopped\n", "", 0)

@@ -99,14 +99,17 @@ class Hooks:
 
     async def _run(self, kind: str, hook: Callable[..., Any], request: Any, answer: Answer) -> None:
         outcome: Any = None
+        # Not `wait_for`, whose TimeoutError would be the same as one of the hook's own.
+        asked = asyncio.ensure_future(hook(request))
         try:
-            outcome = await asyncio.wait_for(hook(request), self._timeout)
+            await asyncio.wait([asked], timeout=self._timeout)
+            if not asked.done():
+                # The engine has answered in its place.
+                _log.warning("the %s hook did not answer in time; it is cancelled", kind)
+                return
+            outcome = asked.result()
         except Deny as deny:
             outcome = deny
-        except asyncio.TimeoutError:
-            # The engine has answered in its place.
-            _log.warning("the %s hook did not answer in time; it was cancelled", kind)
-            return
         except asyncio.CancelledError:
             answer.drop()
             raise
@@ -114,6 +117,8 @@ class Hooks:
             _log.error("the %s hook raised an exception", kind, exc_info=error)
             answer.drop()
             return
+        finally:
+            asked.cancel()
         self._answer(kind, outcome, answer)
 
     @staticmethod

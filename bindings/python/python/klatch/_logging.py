@@ -18,10 +18,17 @@ def look() -> None:
 
 def give(lines: List[Tuple[int, str, str]], lost: int) -> None:
     """Takes records; called on a thread of their own."""
+    broken = None
+    if lost:
+        lines.append((logging.WARNING, "klatch", f"{lost} records of the log were lost"))
     for level, name, text in lines:
         log = logging.getLogger(name)
-        if log.isEnabledFor(level):
-            log.log(level, "%s", text)
-    if lost:
-        logger.warning("%d records of the log were lost", lost)
+        try:
+            if log.isEnabledFor(level):
+                log.log(level, "%s", text)
+        except Exception as error:
+            # A handler's fault is not that of the next record.
+            broken = error
     look()
+    if broken is not None:
+        raise broken

@@ -166,6 +166,7 @@ class Events:
     def __init__(self, native: _klatch.Events) -> None:
         self._native = native
         self._ahead: Deque[Event] = deque()
+        self._waits: Optional["asyncio.Future[None]"] = None
 
     def __aiter__(self) -> "Events":
         return self
@@ -178,12 +179,15 @@ class Events:
             if type(got) is list:
                 self._ahead.extend(made(got))
             else:
-                await cast("Awaitable[None]", got)
+                self._waits = cast("asyncio.Future[None]", got)
+                await self._waits
         return self._ahead.popleft()
 
     async def aclose(self) -> None:
-        """Nobody reads it any more."""
+        """Nobody reads it any more; a task that waits for it is told so."""
         self._native.close()
+        if self._waits is not None and not self._waits.done():
+            self._waits.set_result(None)
 
 
 class Consumer:

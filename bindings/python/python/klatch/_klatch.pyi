@@ -4,6 +4,28 @@ from asyncio import Future
 from collections.abc import Callable, Iterator
 from typing import Any, final
 
+__all__ = [
+    "Answer",
+    "ConnectRequest",
+    "JoinRequest",
+    "PublishRequest",
+    "Consumer",
+    "Engine",
+    "_codes",
+    "Events",
+    "_forked",
+    "_panic_next",
+    "_flush_log",
+    "_log_level",
+    "Ack",
+    "HistoryPage",
+    "Publication",
+    "Subscription",
+    "Wake",
+    "_main",
+    "__version__",
+]
+
 __version__: str
 
 @final
