@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -15,6 +16,18 @@ PATIENCE = 60
 def run(main):
     """Carries out a coroutine in a loop of its own."""
     return asyncio.run(asyncio.wait_for(main, PATIENCE))
+
+
+def begin(*command, **more):
+    """A program of its own that Ctrl-C reaches, though the tests themselves may run where it is ignored."""
+    return subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        **more,
+    )
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from http.cookiejar import CookieJar
@@ -14,7 +12,7 @@ import pytest
 import websockets.sync.client as ws
 from websockets.exceptions import ConnectionClosed
 
-from conftest import PATIENCE
+from conftest import PATIENCE, begin
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "python"
 
@@ -32,11 +30,9 @@ def until(socket, **parts):
 
 
 def test_web(tmp_path):
-    server = subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", "web:app", "--port", "0", "--app-dir", str(EXAMPLES)],
+    server = begin(
+        *("-m", "uvicorn", "web:app", "--port", 0, "--app-dir", EXAMPLES),
         env={**os.environ, "CHAT_LOG": str(tmp_path / "log"), "CHAT_LISTEN": "127.0.0.1:0"},
-        stderr=subprocess.PIPE,
-        text=True,
     )
     try:
         said = []
@@ -71,12 +67,7 @@ def test_web(tmp_path):
 
 
 def test_moderator(tmp_path):
-    bot = subprocess.Popen(
-        [sys.executable, str(EXAMPLES / "moderator.py"), "--listen", "127.0.0.1:0", "--log", str(tmp_path / "log")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    bot = begin(EXAMPLES / "moderator.py", "--listen", "127.0.0.1:0", "--log", tmp_path / "log")
     try:
         url = bot.stdout.readline().split()[-1]
         with chat(url, user="ann", room="lobby") as ann, chat(url, user="bob", room="lobby") as bob:

@@ -3,15 +3,14 @@
 import asyncio
 import itertools
 import json
+import signal
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import klatch
-from conftest import PATIENCE, run
+from conftest import PATIENCE, begin, run
 from scenarios import world
 from test_scenarios import Awaits, all_of_them, runs_on
 
@@ -81,15 +80,13 @@ def test_a_consumer_commits_what_was_done_and_no_more(kafka, tmp_path):
 
 def test_the_archive_example(kafka, tmp_path):
     database = tmp_path / "chats.sqlite"
-    program = [sys.executable, str(ROOT / "examples/python/archive.py"), kafka + "archived", str(database)]
-
     async def publish():
         async with klatch.Engine(settings(kafka, "archived", tmp_path)) as engine:
             for n in range(50):
                 await engine.publish(f"room-{n % 5}", {"n": n}, user="ann")
 
     run(publish())
-    archive = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    archive = begin(ROOT / "examples/python/archive.py", kafka + "archived", database)
     try:
         assert archive.stdout.readline().startswith("at work")
 
@@ -106,7 +103,7 @@ def test_the_archive_example(kafka, tmp_path):
 
         rows = run(stored())
         assert [json.loads(d)["n"] for room, d in rows if room == "room-3"] == list(range(3, 50, 5))
-        archive.send_signal(2)
+        archive.send_signal(signal.SIGINT)
         out, err = archive.communicate(timeout=PATIENCE)
         assert (archive.returncode, err) == (0, "")
     finally:

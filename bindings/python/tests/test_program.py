@@ -10,19 +10,14 @@ import urllib.request
 import pytest
 
 import klatch
-from conftest import PATIENCE
+from conftest import PATIENCE, begin
 
 PROGRAM = [sys.executable, "-m", "klatch"]
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_and_stops(how, tmp_path):
-    program = subprocess.Popen(
-        [*PROGRAM, "serve", "--listen", "127.0.0.1:0", "--log", str(tmp_path / "log")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    program = begin("-m", "klatch", "serve", "--listen", "127.0.0.1:0", "--log", tmp_path / "log")
     try:
         url = re.match(r"listening on (http://\S+/)", program.stdout.readline()).group(1)
         with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
