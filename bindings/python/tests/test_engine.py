@@ -153,7 +153,7 @@ def test_values_that_cannot_be_stored():
                     await engine.publish("values", value)
             circle = []
             circle.append(circle)
-            with pytest.raises(klatch.InvalidData):
+            with pytest.raises(klatch.TooDeep):
                 await engine.publish("values", circle)
             deep = value = []
             for _ in range(100_000):
