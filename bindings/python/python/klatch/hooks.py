@@ -105,20 +105,20 @@ class Hooks:
             await asyncio.wait([asked], timeout=self._timeout)
             if not asked.done():
                 # The engine has answered in its place.
+                asked.cancel()
                 _log.warning("the %s hook did not answer in time; it is cancelled", kind)
                 return
             outcome = asked.result()
         except Deny as deny:
             outcome = deny
         except asyncio.CancelledError:
+            asked.cancel()
             answer.drop()
             raise
         except Exception as error:
             _log.error("the %s hook raised an exception", kind, exc_info=error)
             answer.drop()
             return
-        finally:
-            asked.cancel()
         self._answer(kind, outcome, answer)
 
     @staticmethod
