@@ -18,6 +18,9 @@ use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+/// How many connections are in a room, its named users with theirs, and whether there are more than that.
+type Present = (u32, Vec<(String, u32)>, bool);
+
 /// An engine.
 #[pyclass(frozen, module = "klatch._klatch")]
 pub struct Engine(Owned<klatch::Engine>, Mutex<Vec<Weak<Feed>>>);
@@ -222,8 +225,8 @@ impl Engine {
         })
     }
 
-    /// Who is in a room: how many connections, named users with theirs, and whether some are not listed.
-    fn presence(&self, room: &str) -> PyResult<(u32, Vec<(String, u32)>, bool)> {
+    /// Who is in a room.
+    fn presence(&self, room: &str) -> PyResult<Present> {
         guard(|| {
             let list = self.0.get()?.presence(room);
             let users = list.users.iter().map(|(user, n)| (user.to_string(), *n)).collect();
@@ -266,6 +269,7 @@ impl Engine {
     }
 
     /// Joins a consumer group.
+    #[allow(clippy::too_many_arguments, reason = "named ones on the Python side")]
     #[pyo3(signature = (group, from_end, threads, retry, release, properties))]
     fn consume(
         &self,
