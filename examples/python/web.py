@@ -3,7 +3,10 @@
     pip install klatch starlette uvicorn itsdangerous
     uvicorn web:app                       # http://127.0.0.1:8000/login?user=ann
 
-A page of this application asks /chat for an address and a ticket, and connects to the address with the ticket as its token.
+A page of this application asks /chat for an address and a ticket, and connects to the address with the ticket as its token. With
+several workers (uvicorn --workers 2, gunicorn) each has an engine and a port of its own, and they are one chat on Kafka:
+
+    SECRET=... CHAT_LOG=kafka://127.0.0.1:9092/chats CHAT_LISTEN=127.0.0.1:0 uvicorn --workers 2 web:app
 """
 
 import os
@@ -28,6 +31,8 @@ tickets = URLSafeTimedSerializer(SECRET, salt="chat")
 engine = klatch.Engine(
     log=os.environ.get("CHAT_LOG", "chat-data"),
     listen=os.environ.get("CHAT_LISTEN", "127.0.0.1:8081"),
+    # On Kafka each worker reads the topic when it starts, and shares no folder with the others.
+    kafka={"view_dir": "memory"},
     # Pages of this application may connect; browsers tell where a page is from.
     origins=[os.environ.get("ORIGIN", "http://127.0.0.1:8000")],
 )
