@@ -12,6 +12,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -25,9 +26,9 @@ ROOM = {"event_queue": 4_000_000, "subscription_bytes": 1 << 30, "publish_rate":
 CLIENTS = 8
 
 
-async def publishes(seconds, in_flight=100):
+async def publishes(seconds, log, in_flight=100):
     """Awaited publishes in a second, so many in flight."""
-    async with klatch.Engine(log="memory") as engine:
+    async with klatch.Engine(log=log) as engine:
         start, count = time.perf_counter(), 0
 
         async def one():
@@ -169,7 +170,9 @@ def main():
     for _ in range(a.rounds):
         rust = json.loads(subprocess.run([a.rust, str(a.seconds)], capture_output=True, check=True).stdout)
         row = {"rust publishes/s": rust["publish"], "rust events/s": rust["events"]}
-        row["publishes/s, 100 in flight"] = asyncio.run(publishes(a.seconds))
+        row["publishes/s, 100 in flight"] = asyncio.run(publishes(a.seconds, "memory"))
+        with tempfile.TemporaryDirectory() as log:
+            row["publishes/s, 100 in flight, on disk"] = asyncio.run(publishes(a.seconds, log))
         row["events/s into an async handler"] = asyncio.run(events(a.seconds))
         row["chat at 50,000/s: seen/s"], row["chat at 50,000/s: p99 lateness ms"] = asyncio.run(chat(a.seconds, 50_000))
         row["chat flat out: seen/s"], _ = asyncio.run(chat(a.seconds, 0))
