@@ -18,15 +18,16 @@ fn hasty(world: &World, name: &str) -> Launch {
 #[test]
 fn one_of_three_kafkas_is_killed_over_and_over_and_nothing_is_lost_or_said_twice() {
     let mut world = World::new(Cluster::three().start());
-    let [a, b] = ["a", "b"].map(|name| hasty(&world, name).start());
-    let urls = [a.url(), b.url()];
+    let names = ["a", "b", "c"];
+    let nodes = names.map(|name| hasty(&world, name).start());
+    let urls = nodes.each_ref().map(Server::url);
     // Of two copies at least nothing needs to be said.
     assert_eq!(get(&urls[0], "/readyz"), (200, "ready\n".into()));
     let corpus = corpus().limited(MESSAGES);
     let rooms: Vec<String> = corpus.scripts.iter().map(|s| s.room.clone()).collect();
     let live = urls.each_ref().map(|url| listen(url, &rooms, None));
     let options = Options {
-        other_urls: vec![urls[1].clone()],
+        other_urls: urls[1..].to_vec(),
         // So that it goes on while nodes come and go.
         speed: Speed::PerSecond(400.0),
         window: Some(16),
@@ -74,9 +75,9 @@ fn one_of_three_kafkas_is_killed_over_and_over_and_nothing_is_lost_or_said_twice
     end(&urls[0], &rooms);
     let live = live.map(|listener| listener.join().unwrap());
     let expected = world.expected();
-    for (live, (name, node)) in live.iter().zip([("a", &a), ("b", &b)]) {
+    for ((live, name), url) in live.iter().zip(names).zip(&urls) {
         same(&format!("a member at {name}"), live, &expected.rooms);
-        tells(name, &node.url(), &expected.rooms);
+        tells(name, url, &expected.rooms);
     }
 }
 
