@@ -86,6 +86,8 @@ struct Shared {
     view_full: AtomicBool,
     /// How many partitions the topic has; 0 until that is known.
     partitions: AtomicU32,
+    /// The client that sends has failed for good, as had the one before it, and publishes wait for the next one.
+    sender_rests: AtomicBool,
     /// The number of the life whose topic is not there any more: another one is.
     replaced: AtomicU64,
     /// Nothing new is begun.
@@ -164,6 +166,7 @@ impl KafkaBroker {
             ready: AtomicBool::new(false),
             view_full: AtomicBool::new(false),
             partitions: AtomicU32::new(0),
+            sender_rests: AtomicBool::new(false),
             replaced: AtomicU64::new(0),
             stopping: Arc::default(),
             ending: AtomicBool::new(false),
@@ -338,7 +341,7 @@ impl Shared {
                 Health::Up => tracing::info!("the Kafka topic is served"),
                 Health::Degraded => {
                     tracing::warn!(
-                        "some partitions of the topic have no leader or are not read; their rooms cannot store"
+                        "some partitions of the topic have no leader or are not read, or nothing can be sent: publishes wait or fail"
                     )
                 }
                 _ => tracing::error!("the Kafka topic cannot be served; nothing is stored until it can"),

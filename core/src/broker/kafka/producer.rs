@@ -21,6 +21,8 @@ const OVERHEAD: usize = 256;
 const SHARES: usize = 4;
 /// How long a producer that has failed for good may take to say what became of its messages.
 const PURGE: Duration = Duration::from_secs(2);
+/// How long a client that failed for good right away is left in its place: the next one may fail as soon.
+const REST: Duration = Duration::from_secs(1);
 
 /// A message on its way.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub struct Sending {
     pub value: Vec<u8>,
     /// A client that failed for good may have sent it already.
     pub sent_before: bool,
+    /// When it was first given to a client.
+    pub since: Instant,
 }
 
 impl Sending {
@@ -80,6 +84,10 @@ pub struct Producer {
     limit: usize,
     reports: Vec<Report>,
     replaced: u64,
+    /// When it last was.
+    replaced_at: Option<Instant>,
+    /// How long a message is offered to the cluster, by one client or several.
+    offered_for: Duration,
 }
 
 impl std::fmt::Debug for Producer {
@@ -97,6 +105,8 @@ impl Producer {
         topic_id: &str,
         limit: usize,
     ) -> KafkaResult<Producer> {
+        let offered_for = config.get("message.timeout.ms").and_then(|ms| ms.parse().ok());
+        let offered_for = offered_for.map_or(Duration::MAX, Duration::from_millis);
         let make: Make = Box::new(move || BaseProducer::from_config_and_context(&config, context()));
         Ok(Producer {
             client: make()?,
@@ -110,6 +120,8 @@ impl Producer {
             limit,
             reports: Vec::new(),
             replaced: 0,
+            replaced_at: None,
+            offered_for,
         })
     }
 
@@ -199,9 +211,14 @@ impl Producer {
         let reports = std::mem::take(&mut self.reports);
         let reports = self.settle(reports, fatal, failed);
         self.reports = reports;
-        if fatal {
+        if fatal && self.replaced_at.is_none_or(|at| at.elapsed() >= REST) {
             self.replace(failed);
         }
+    }
+
+    /// Whether the client has failed for good and has yet to be replaced: what is sent waits for the next one.
+    pub fn rests(&self) -> bool {
+        self.client.client().fatal_error().is_some()
     }
 
     /// Has the client tell all that it knows, without waiting.
@@ -261,13 +278,23 @@ impl Producer {
         if self.client.in_flight_count() > 0 {
             self.forsake(failed);
         }
+        let why = self.client.client().fatal_error().map(|(code, _)| code.to_string()).unwrap_or_default();
         self.client = next;
         self.replaced += 1;
-        tracing::warn!(messages = self.sent.len(), "a Kafka producer had failed for good and was replaced");
+        self.replaced_at = Some(Instant::now());
+        tracing::warn!(
+            why,
+            messages = self.sent.len(),
+            "a Kafka producer had failed for good and was replaced"
+        );
         let numbers: Vec<u64> = self.sent.keys().copied().collect();
         for number in numbers {
             let Some(message) = self.sent.get(&number) else { continue };
-            let Err(code) = self.hand_over(number, message) else { continue };
+            // Each client has its own patience; all of them together have no more.
+            let late = message.since.elapsed() >= self.offered_for;
+            let given =
+                if late { Err(RDKafkaErrorCode::MessageTimedOut) } else { self.hand_over(number, message) };
+            let Err(code) = given else { continue };
             if code == RDKafkaErrorCode::Fatal {
                 return;
             }
@@ -378,6 +405,7 @@ mod tests {
             has_id,
             value,
             sent_before: false,
+            since: Instant::now(),
         }
     }
 

@@ -67,6 +67,7 @@ fn rooms_of_a_partition_that_has_lost_its_beginning_are_not_new() {
 }
 
 mod bounds;
+mod fatal;
 
 /// Brokers on a cluster that librdkafka plays in this process: real Kafka is in tests/kafka.
 pub(super) mod played {
@@ -168,7 +169,7 @@ pub(super) mod played {
         }
 
         /// Offset, previous offset, id and data of all that a room has.
-        fn history(&self, room: &str) -> Vec<(u64, u64, String, String)> {
+        pub fn history(&self, room: &str) -> Vec<(u64, u64, String, String)> {
             let query = RowQuery { limit: 100_000, ..RowQuery::default() };
             let rows = self.broker.hub().view().rows(room, query).unwrap();
             let data = |p: Publication| {

@@ -194,7 +194,8 @@ impl Watch {
             due.ends_ms = now + ENDS_EVERY_MS;
             self.look_for_stalls(client, life);
         }
-        if link == Health::Up && life.stalled() > 0 {
+        let rests = self.shared.sender_rests.load(Ordering::Acquire);
+        if link == Health::Up && (life.stalled() > 0 || rests) {
             link = Health::Degraded;
         }
         let away = match link {

@@ -15,7 +15,7 @@ use crate::ids::{MessageKey, random_bytes};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Most publishes that are sent before what has come is read.
 const BATCH: usize = 512;
@@ -330,6 +330,7 @@ impl Work<'_> {
                     has_id,
                     value,
                     sent_before: false,
+                    since: Instant::now(),
                 }) {
                     self.failed.push(failed);
                 }
@@ -343,6 +344,9 @@ impl Work<'_> {
     fn collect(&mut self, now_ms: u64) {
         self.producer.collect(&mut self.failed);
         self.shared.metrics.kafka_producers_replaced.set(self.producer.replaced());
+        if self.shared.sender_rests.swap(self.producer.rests(), Ordering::AcqRel) != self.producer.rests() {
+            self.shared.trouble.ring();
+        }
         self.answer(now_ms);
     }
 
