@@ -1,4 +1,5 @@
-//! What klatch needs of librdkafka and rdkafka does not offer: a topic's id, a message's persistence status, and headers of any name.
+//! What klatch needs of librdkafka and rdkafka does not offer: a topic's id and who may do what with it, a message's persistence status,
+//! and headers of any name.
 //!
 //! Beside the C interface this is the only crate with `unsafe`. Its functions are safe for every caller.
 
@@ -59,6 +60,26 @@ pub fn headers<'m, const N: usize>(
     })
 }
 
+/// What the cluster tells of a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// The id that it gave the topic when it was created.
+    pub id: [u8; 16],
+    /// What this client may do; None where the cluster does not say.
+    pub rights: Option<Rights>,
+}
+
+/// What a client may do with a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rights {
+    /// Fetch its records.
+    pub read: bool,
+    /// Add to them.
+    pub write: bool,
+    /// See its configuration.
+    pub describe_configs: bool,
+}
+
 /// Why a topic's id is not known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IdError {
@@ -106,12 +127,12 @@ impl<T> Drop for Owned<T> {
     }
 }
 
-/// The id that the cluster gave a topic when it was created. Waits for the answer, at most about `timeout`.
-pub fn topic_id<C: ClientContext>(
+/// Asks for a topic. Waits for the answer, at most about `timeout`.
+pub fn describe<C: ClientContext>(
     client: &Client<C>,
     topic: &str,
     timeout: Duration,
-) -> Result<[u8; 16], IdError> {
+) -> Result<Described, IdError> {
     let invalid = |what: &str| IdError::Invalid(what.to_owned());
     let name = CString::new(topic).map_err(|_| invalid("a topic's name has no zero byte"))?;
     let ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX).clamp(1, 3_600_000);
@@ -121,9 +142,9 @@ pub fn topic_id<C: ClientContext>(
     let topics = unsafe { native::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len()) };
     let topics = Owned::new(topics, native::rd_kafka_TopicCollection_destroy)
         .ok_or_else(|| invalid("no collection"))?;
-    let describe = native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
+    let operation = native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
     // SAFETY: the client lives as long as `client`.
-    let options = unsafe { native::rd_kafka_AdminOptions_new(rk, describe) };
+    let options = unsafe { native::rd_kafka_AdminOptions_new(rk, operation) };
     let options =
         Owned::new(options, native::rd_kafka_AdminOptions_destroy).ok_or_else(|| invalid("no options"))?;
     let mut text: [c_char; 256] = [0; 256];
@@ -134,6 +155,9 @@ pub fn topic_id<C: ClientContext>(
     if error as i32 != 0 {
         return Err(IdError::Refused(error.into()));
     }
+    // SAFETY: the options are valid. What comes back is an error of ours to free, or null.
+    let error = unsafe { native::rd_kafka_AdminOptions_set_include_authorized_operations(options.ptr(), 1) };
+    drop(Owned::new(error, native::rd_kafka_error_destroy));
     // SAFETY: the client lives as long as `client`, and so longer than this queue.
     let queue = unsafe { native::rd_kafka_queue_new(rk) };
     let queue = Owned::new(queue, native::rd_kafka_queue_destroy).ok_or_else(|| invalid("no queue"))?;
@@ -145,7 +169,7 @@ pub fn topic_id<C: ClientContext>(
     answer(&event)
 }
 
-fn answer(event: &Owned<native::rd_kafka_event_t>) -> Result<[u8; 16], IdError> {
+fn answer(event: &Owned<native::rd_kafka_event_t>) -> Result<Described, IdError> {
     // SAFETY: the event is valid.
     let error = unsafe { native::rd_kafka_event_error(event.ptr()) };
     if error as i32 != 0 {
@@ -157,7 +181,7 @@ fn answer(event: &Owned<native::rd_kafka_event_t>) -> Result<[u8; 16], IdError> 
     let mut count = 0;
     // SAFETY: the event is valid; of another kind of event the result is null, which is looked for. What is found in it belongs to the
     // event and is only read while that lives. A topic without an error has an id, which is looked for all the same.
-    let (code, id) = unsafe {
+    let (code, id, rights) = unsafe {
         let result = native::rd_kafka_event_DescribeTopics_result(event.ptr());
         if result.is_null() {
             return Err(IdError::TimedOut);
@@ -174,7 +198,18 @@ fn answer(event: &Owned<native::rd_kafka_event_t>) -> Result<[u8; 16], IdError> 
             let most = native::rd_kafka_Uuid_most_significant_bits(id);
             (most, native::rd_kafka_Uuid_least_significant_bits(id))
         });
-        (code, bits)
+        let operations = native::rd_kafka_TopicDescription_authorized_operations(topic, &mut count);
+        let rights = (!operations.is_null()).then(|| {
+            use native::rd_kafka_AclOperation_t::*;
+            let may = std::slice::from_raw_parts(operations, count);
+            let has = |operation| may.contains(&operation);
+            Rights {
+                read: has(RD_KAFKA_ACL_OPERATION_READ),
+                write: has(RD_KAFKA_ACL_OPERATION_WRITE),
+                describe_configs: has(RD_KAFKA_ACL_OPERATION_DESCRIBE_CONFIGS),
+            }
+        });
+        (code, bits, rights)
     };
     match code.filter(|code| *code as i32 != 0).map(RDKafkaErrorCode::from) {
         Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
@@ -187,7 +222,7 @@ fn answer(event: &Owned<native::rd_kafka_event_t>) -> Result<[u8; 16], IdError> 
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&most.to_be_bytes());
     bytes[8..].copy_from_slice(&least.to_be_bytes());
-    Ok(bytes)
+    Ok(Described { id: bytes, rights })
 }
 
 /// Makes a producer fail for good, as a broken sequence would; for tests.

@@ -8,6 +8,9 @@
 //   delete-records TOPIC PARTITION:OFFSET ...  those before the offset; -1: all
 //   ends TOPIC                                 a line per partition: first offset, and the one after the last
 //   leaders TOPIC                              a line per partition: the node that leads it, and those that have all of it
+//   allow TOPIC USER OPERATION ...             lets a user do this with it, as in READ
+//   allow-group GROUP USER                     lets a user be a member of a group
+//   forbid TOPIC USER                          takes all of that back
 //   stable TOPIC                               a line per partition: up to where no transaction is open
 //   dump TOPIC                                 a line per record, by partition and offset
 //   follow TOPIC                               the same as it comes, without an end
@@ -20,7 +23,8 @@
 import { createInterface } from "node:readline";
 import kafkajs from "kafkajs";
 
-const { CompressionTypes, Kafka, Partitioners, logLevel } = kafkajs;
+const { AclOperationTypes, AclPermissionTypes, AclResourceTypes, CompressionTypes, Kafka, Partitioners, ResourcePatternTypes, logLevel } =
+  kafkajs;
 const READ_UNCOMMITTED = 0;
 const [addresses, command, topic, ...args] = process.argv.slice(2);
 
@@ -215,7 +219,24 @@ async function leaders() {
 const properties = (pairs) =>
   pairs.map((pair) => ({ name: pair.slice(0, pair.indexOf("=")), value: pair.slice(pair.indexOf("=") + 1) }));
 
+// What a user may do with the topic.
+const rule = (user, operation, resourceType = AclResourceTypes.TOPIC) => ({
+  resourceType,
+  resourceName: topic,
+  resourcePatternType: ResourcePatternTypes.LITERAL,
+  principal: `User:${user}`,
+  host: "*",
+  operation,
+  permissionType: AclPermissionTypes.ALLOW,
+});
+
 const commands = {
+  allow: () => {
+    const [user, ...operations] = args;
+    return admin((a) => a.createAcls({ acl: operations.map((operation) => rule(user, AclOperationTypes[operation])) }));
+  },
+  "allow-group": () => admin((a) => a.createAcls({ acl: [rule(args[0], AclOperationTypes.READ, AclResourceTypes.GROUP)] })),
+  forbid: () => admin((a) => a.deleteAcls({ filters: [rule(args[0], AclOperationTypes.ANY)] })),
   create: () => {
     const [numPartitions, ...pairs] = args;
     const configEntries = properties(pairs);

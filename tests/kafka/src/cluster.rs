@@ -6,6 +6,8 @@ use crate::proxy::Proxy;
 use crate::server::{self, Config, Net};
 use klatch_harness::process::Process;
 use rustix::process::Signal;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use tempfile::TempDir;
 
@@ -29,11 +31,34 @@ struct Node {
     process: Option<Process>,
 }
 
+/// A place in a file of Kafka's that is not as it was.
+#[derive(Debug)]
+pub struct Damage {
+    segment: File,
+    at: u64,
+    was: u8,
+}
+
+impl Damage {
+    /// Makes it as it was.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn mend(self) {
+        self.put(self.was);
+    }
+
+    fn put(&self, byte: u8) {
+        self.segment.write_all_at(&[byte], self.at).unwrap_or_else(|e| panic!("a segment: {e}"));
+    }
+}
+
 /// What kind of cluster to start.
 #[derive(Clone, Debug)]
 pub struct Builder {
     nodes: usize,
     proxies: usize,
+    secure: bool,
     properties: Vec<(String, String)>,
 }
 
@@ -41,6 +66,12 @@ impl Builder {
     /// With so many [`Proxy`]s in front of all its nodes.
     pub fn proxies(mut self, count: usize) -> Builder {
         self.proxies = count;
+        self
+    }
+
+    /// With a listener for those who show who they are ([`secure`](crate::secure)): for a cluster of one node.
+    pub fn secure(mut self) -> Builder {
+        self.secure = true;
         self
     }
 
@@ -58,7 +89,8 @@ impl Builder {
         let jars = Jars::get();
         let net = Net::claim();
         let folder = tempfile::tempdir().unwrap_or_else(|e| panic!("no folder: {e}"));
-        let configs = server::configs(&net, folder.path(), self.nodes, self.proxies, &self.properties);
+        let configs =
+            server::configs(&net, folder.path(), self.nodes, self.proxies, self.secure, &self.properties);
         std::thread::scope(|threads| {
             for config in &configs {
                 threads.spawn(|| config.format(&jars));
@@ -84,7 +116,7 @@ impl Builder {
 impl Cluster {
     /// One node: nothing is replicated.
     pub fn one() -> Builder {
-        Builder { nodes: 1, proxies: 0, properties: Vec::new() }
+        Builder { nodes: 1, proxies: 0, secure: false, properties: Vec::new() }
     }
 
     /// Three nodes that have everything, and of which two must.
@@ -101,6 +133,15 @@ impl Cluster {
     /// klatch's address of a topic.
     pub fn url(&self, topic: &str) -> String {
         format!("kafka://{}/{topic}", self.addresses())
+    }
+
+    /// klatch's address of a topic, for those who show who they are; and the certificate that the cluster shows them.
+    ///
+    /// # Panics
+    /// If the cluster is of no nodes.
+    pub fn secure(&self, topic: &str) -> (String, PathBuf) {
+        let node = self.nodes.first().unwrap_or_else(|| panic!("no node"));
+        (format!("kafka://{}/{topic}", self.net.secure(0)), node.config.certificate())
     }
 
     /// The proxy of this number, from 0.
@@ -122,6 +163,22 @@ impl Cluster {
     /// If there is no such node.
     pub fn data(&self, node: usize) -> PathBuf {
         self.nodes.get(node).unwrap_or_else(|| panic!("no node {node}")).config.data()
+    }
+
+    /// Damages what lies in a topic's partition, in the batch with this text: what is read there does not fit its checksum any more.
+    ///
+    /// # Panics
+    /// If it is not in the partition's first file.
+    pub fn damage(&self, topic: &str, partition: u32, text: &str) -> Damage {
+        let path = self.data(0).join(format!("{topic}-{partition}/00000000000000000000.log"));
+        let opened = File::options().read(true).write(true).open(&path);
+        let segment = opened.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let at = bytes.windows(text.len()).position(|w| w == text.as_bytes());
+        let at = at.unwrap_or_else(|| panic!("{text} is not in {}", path.display()));
+        let damage = Damage { segment, at: at as u64, was: bytes[at] };
+        damage.put(damage.was ^ 0x20);
+        damage
     }
 
     /// The newest lines that a node printed; empty while it is down.

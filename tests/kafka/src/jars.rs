@@ -150,7 +150,7 @@ fn fetch(folder: &Path, jars: &Path) {
 /// Runs a server to its end; it writes down the classes that it has loaded.
 fn archive_classes(jars: &Jars) {
     let folder = tempfile::tempdir().unwrap_or_else(|e| panic!("no folder: {e}"));
-    let configs = server::configs(&Net::claim(), folder.path(), 1, 0, &[]);
+    let configs = server::configs(&Net::claim(), folder.path(), 1, 0, false, &[]);
     let [config] = &configs[..] else { return };
     config.format(jars);
     let mut server = config.start(jars, &[&format!("-XX:ArchiveClassesAtExit={}", jars.archive.display())]);

@@ -3,6 +3,7 @@
 //! - [`cluster`]: one Kafka server or three, started from their jars ([`jars`]) in a second, each a child that dies with the test.
 //! - [`proxy`]: stands between one node of klatch and the cluster; holds back what the node fetches alone, or what it produces alone.
 //! - [`oracle`]: what a topic holds, read by another client in another language, which also writes what klatch never would.
+//! - [`secure`]: a listener with TLS, passwords and access rules.
 //! - [`writers`]: programs that write to a topic by other clients, for as long as a test wants.
 //! - [`expected`]: what the records of a topic mean to klatch.
 //!
@@ -14,6 +15,7 @@ pub mod jars;
 mod mortal;
 pub mod oracle;
 pub mod proxy;
+pub mod secure;
 mod server;
 pub mod writers;
 

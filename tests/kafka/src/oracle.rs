@@ -237,6 +237,21 @@ impl Oracle {
         lines(&self.run(&["leaders", topic], ""))
     }
 
+    /// Lets a user do this with a topic.
+    pub fn allow(&self, topic: &str, user: &str, operations: &[&str]) {
+        self.run(&[&["allow", topic, user], operations].concat(), "");
+    }
+
+    /// Lets a user be a member of a group.
+    pub fn allow_group(&self, group: &str, user: &str) {
+        self.run(&["allow-group", group, user], "");
+    }
+
+    /// Takes back all that it was allowed.
+    pub fn forbid(&self, topic: &str, user: &str) {
+        self.run(&["forbid", topic, user], "");
+    }
+
     /// Up to where each partition has no open transaction.
     pub fn stable(&self, topic: &str) -> Vec<Place> {
         lines(&self.run(&["stable", topic], ""))

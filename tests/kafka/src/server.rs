@@ -1,6 +1,7 @@
 //! One Kafka server: its addresses, its configuration, its process.
 
 use crate::jars::Jars;
+use crate::secure;
 use crate::{PATIENCE, home, mortal};
 use klatch_harness::process::Process;
 use std::fs;
@@ -23,6 +24,8 @@ const CONTROLLER: u16 = 9093;
 /// Where proxies connect to a server, and clients to proxies: the first of each kind.
 const BEHIND_PROXIES: u16 = 9200;
 const PROXIES: u16 = 9300;
+/// Where those connect who show who they are.
+const SECURE: u16 = 9400;
 
 impl Net {
     /// Addresses that nobody uses.
@@ -57,6 +60,11 @@ impl Net {
         self.at(node, CONTROLLER)
     }
 
+    /// Where clients find a node that show who they are.
+    pub fn secure(&self, node: usize) -> SocketAddr {
+        self.at(node, SECURE)
+    }
+
     /// Where the clients of a proxy find a node, and where the proxy does.
     pub fn proxied(&self, node: usize, proxy: usize) -> (SocketAddr, SocketAddr) {
         let proxy = proxy as u16;
@@ -70,6 +78,7 @@ pub struct Config {
     folder: PathBuf,
     /// How the voters are named when its storage is formatted.
     voters: Vec<String>,
+    secure: bool,
 }
 
 /// What makes a small Kafka of it, that starts quickly and notices at once that another one is gone.
@@ -110,7 +119,8 @@ const REPLICATED: &[&str] = &[
 const IN_SYNC: &[&str] =
     &["min.insync.replicas", "transaction.state.log.min.isr", "share.coordinator.state.topic.min.isr"];
 
-/// Writes the configurations of a cluster of so many nodes, each of which so many proxies can stand before.
+/// Writes the configurations of a cluster of so many nodes, each of which so many proxies can stand before. `secure`: it has a listener for
+/// those who show who they are; then it is one node.
 ///
 /// # Panics
 /// If they cannot be written.
@@ -119,6 +129,7 @@ pub fn configs(
     folder: &Path,
     nodes: usize,
     proxies: usize,
+    secure: bool,
     more: &[(String, String)],
 ) -> Vec<Config> {
     let join = |parts: Vec<String>| parts.join(",");
@@ -132,20 +143,30 @@ pub fn configs(
             (0..proxies).map(move |p| format!("PROXY{p}://{}", which(net.proxied(n, p))))
         };
         let clients = named("CLIENTS", net.clients(n));
+        let guarded = secure.then(|| named("SECURE", net.secure(n)));
         let listeners = [clients.clone(), named("CONTROLLER", net.controller(n))];
         let protocols = ["CLIENTS:PLAINTEXT".to_owned(), "CONTROLLER:PLAINTEXT".to_owned()]
             .into_iter()
-            .chain((0..proxies).map(|p| format!("PROXY{p}:PLAINTEXT")));
+            .chain((0..proxies).map(|p| format!("PROXY{p}:PLAINTEXT")))
+            .chain(secure.then(|| "SECURE:SASL_SSL".to_owned()));
         let mut lines: Vec<(String, String)> = vec![
             ("node.id".into(), (n + 1).to_string()),
             ("log.dirs".into(), folder.join("data").display().to_string()),
             (
                 "listeners".into(),
-                join(listeners.into_iter().chain(of_proxies(|(_, behind)| behind)).collect()),
+                join(
+                    listeners
+                        .into_iter()
+                        .chain(of_proxies(|(_, behind)| behind))
+                        .chain(guarded.clone())
+                        .collect(),
+                ),
             ),
             (
                 "advertised.listeners".into(),
-                join(std::iter::once(clients).chain(of_proxies(|(before, _)| before)).collect()),
+                join(
+                    std::iter::once(clients).chain(of_proxies(|(before, _)| before)).chain(guarded).collect(),
+                ),
             ),
             ("listener.security.protocol.map".into(), join(protocols.collect())),
             ("controller.quorum.bootstrap.servers".into(), bootstrap.clone()),
@@ -153,11 +174,14 @@ pub fn configs(
         lines.extend(SMALL.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
         lines.extend(REPLICATED.iter().map(|k| ((*k).to_owned(), nodes.to_string())));
         lines.extend(IN_SYNC.iter().map(|k| ((*k).to_owned(), nodes.div_ceil(2).to_string())));
+        fs::create_dir_all(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        if secure {
+            lines.extend(secure::properties(net, &folder));
+        }
         // Of several lines with one name the last counts.
         lines.extend(more.iter().cloned());
         let text: String = lines.iter().map(|(k, v)| format!("{k}={v}\n")).collect();
-        fs::create_dir_all(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
-        let config = Config { folder, voters: Vec::clone(&voters) };
+        let config = Config { folder, voters: Vec::clone(&voters), secure };
         fs::write(config.path(), text).unwrap_or_else(|e| panic!("{}: {e}", config.path()));
         config
     };
@@ -176,6 +200,11 @@ impl Config {
         self.folder.join("data")
     }
 
+    /// The certificate of its secure listener.
+    pub fn certificate(&self) -> PathBuf {
+        secure::certificate(&self.folder)
+    }
+
     fn path(&self) -> String {
         self.folder.join("server.properties").display().to_string()
     }
@@ -191,6 +220,9 @@ impl Config {
             java.arg("--standalone");
         } else {
             java.args(["--initial-controllers", &self.voters.join(",")]);
+        }
+        if self.secure {
+            java.args(secure::format());
         }
         let run = java.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("java: {e}"));
         let said = [&run.stdout[..], &run.stderr[..]].concat();

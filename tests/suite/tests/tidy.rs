@@ -130,7 +130,7 @@ fn each_library_has_its_place() {
 fn the_crate_with_unsafe_is_small() {
     let all = sources("core/kafka-ext");
     let lines: usize = all.iter().map(|(_, text)| text.lines().count()).sum();
-    assert!(lines < 200, "{lines} lines");
+    assert!(lines < 240, "{lines} lines");
     let blocks: usize = all.iter().map(|(_, text)| text.matches("unsafe {").count()).sum();
     let reasons: usize = all.iter().map(|(_, text)| text.matches("// SAFETY: ").count()).sum();
     assert!(blocks > 5 && reasons >= blocks, "{blocks} blocks, {reasons} reasons");

@@ -1,16 +1,17 @@
 //! The topic at start: it is created if need be, looked at, and waited for.
 
 use super::address::Address;
-use super::client::{self, Context, Role};
+use super::client::{self, Context, Outside, Role};
 use crate::codes::Code;
 use crate::config::{Kafka, TopicMode};
 use crate::error::{Error, Result};
-use klatch_kafka_ext::{IdError, topic_id};
+use klatch_kafka_ext::{Described, IdError, Rights, describe};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::Client;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::MetadataTopic;
+use rdkafka::producer::{BaseProducer, Producer as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context as Task, Poll, Wake, Waker};
@@ -73,15 +74,15 @@ pub enum TopicIds {
 }
 
 impl TopicIds {
-    /// The topic's id.
-    pub fn of(&self, client: &Client<Context>, topic: &str, timeout: Duration) -> Result<[u8; 16], IdError> {
+    /// The topic's id, and what this node may do with it.
+    pub fn of(&self, client: &Client<Context>, topic: &str, timeout: Duration) -> Result<Described, IdError> {
         match self {
-            TopicIds::Asked => topic_id(client, topic, timeout),
+            TopicIds::Asked => describe(client, topic, timeout),
             #[cfg(test)]
             TopicIds::Told(id) => {
                 let mut id = id.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 if id[0] != 0 {
-                    return Ok(*id);
+                    return Ok(Described { id: *id, rights: None });
                 }
                 id[15] = id[15].saturating_add(1);
                 Err(IdError::Missing)
@@ -103,14 +104,14 @@ impl Patience {
         Patience { until: Instant::now() + TRY, stopping }
     }
 
-    /// Waits a little before the next try; the error once there is no patience left.
-    fn again(&self, address: &Address, why: &str) -> Result<()> {
+    /// Waits a little before the next try; whether there is any patience left.
+    fn again(&self) -> bool {
         let left = self.until.saturating_duration_since(Instant::now());
         if left.is_zero() || self.stopping.load(Ordering::Acquire) {
-            return Err(Error::new(Code::Unavailable, format!("{address} is not ready: {why}")));
+            return false;
         }
         std::thread::sleep(AGAIN.min(left));
-        Ok(())
+        true
     }
 }
 
@@ -121,7 +122,9 @@ struct Admin<'a> {
     settings: &'a Kafka,
     mode: TopicMode,
     seen: &'a AtomicBool,
-    client: AdminClient<Context>,
+    /// Asks. Other than the one that creates, it hands out what it has to say of a cluster that does not let it in.
+    client: BaseProducer<Context>,
+    admin: AdminClient<Context>,
     patience: Patience,
 }
 
@@ -132,14 +135,15 @@ pub fn prepare(
     address: &Address,
     settings: &Kafka,
     seen: &AtomicBool,
-    context: Context,
+    context: impl Fn() -> Context,
     patience: Patience,
 ) -> Result<Topic> {
     let config = client::config(Role::Admin, &address.servers, settings)?;
-    let client = AdminClient::from_config_and_context(&config, context)
-        .map_err(|e| client::start_error("the Kafka client cannot be made", &e))?;
+    let made = |e| client::start_error("the Kafka client cannot be made", &e);
+    let client = BaseProducer::from_config_and_context(&config, context()).map_err(made)?;
+    let admin = AdminClient::from_config_and_context(&config, context()).map_err(made)?;
     let mode = settings.topic_mode;
-    let admin = Admin { ids, address, settings, mode, seen, client, patience };
+    let admin = Admin { ids, address, settings, mode, seen, client, admin, patience };
     let id = admin.find()?;
     seen.store(true, Ordering::Release);
     admin.led()?;
@@ -150,14 +154,49 @@ pub fn prepare(
 
 impl Admin<'_> {
     fn client(&self) -> &Client<Context> {
-        self.client.inner()
+        self.client.client()
+    }
+
+    /// Waits a little before the next try. The error once there is no patience left, or trying is known not to help.
+    fn again(&self, why: &str) -> Result<()> {
+        // Each call hands out one thing at most, and lines of a log are among them.
+        for _ in 0..100 {
+            self.client.poll(Duration::ZERO);
+        }
+        let outside = self.client().context().outside();
+        if let Some(outside) = outside.as_ref().filter(|outside| outside.is_refusal()) {
+            return Err(self.kept_out(outside));
+        }
+        if self.patience.again() {
+            return Ok(());
+        }
+        let reason = outside.map(|outside| format!(" ({})", outside.reason)).unwrap_or_default();
+        Err(Error::new(Code::Unavailable, format!("{} is not ready: {why}{reason}", self.address)))
+    }
+
+    fn kept_out(&self, outside: &Outside) -> Error {
+        let (address, reason) = (self.address, &outside.reason);
+        let text = match outside.code {
+            RDKafkaErrorCode::SSL => format!(
+                "there is no secure connection to {address}: {reason}; look at ssl.ca.location and the other ssl. settings in \
+                 kafka.properties"
+            ),
+            _ => format!(
+                "{address} does not let this node in: {reason}; look at sasl.mechanisms, sasl.username and sasl.password in \
+                 kafka.properties"
+            ),
+        };
+        Error::new(Code::InvalidConfig, text)
     }
 
     /// The topic's id.
     fn find(&self) -> Result<[u8; 16]> {
         loop {
             match self.ids.of(self.client(), &self.address.topic, QUESTION) {
-                Ok(id) => return Ok(id),
+                Ok(found) => match lacks(&found, self.mode != TopicMode::Skip) {
+                    None => return Ok(found.id),
+                    Some(right) => return Err(needs(&self.address.topic, right, Code::InvalidConfig)),
+                },
                 Err(IdError::Missing) if self.seen.load(Ordering::Acquire) => {
                     let text = format!("the topic {} is not there any more", self.address.topic);
                     return Err(Error::new(Code::Unavailable, text));
@@ -173,8 +212,8 @@ impl Admin<'_> {
                 Err(e @ (IdError::NoIds | IdError::Invalid(_))) => {
                     return Err(Error::new(Code::InvalidConfig, e.to_string()));
                 }
-                Err(IdError::Refused(code)) if is_refusal(code) => return Err(self.refused("describe", code)),
-                Err(e) => self.patience.again(self.address, &e.to_string())?,
+                Err(IdError::Refused(code)) if is_refusal(code) => return Err(self.refused(Right::Describe)),
+                Err(e) => self.again(&e.to_string())?,
             }
         }
     }
@@ -196,7 +235,7 @@ impl Admin<'_> {
             topic = topic.set("min.insync.replicas", "2");
         }
         let options = AdminOptions::new().request_timeout(Some(QUESTION));
-        let made = block_on(self.client.create_topics([&topic], &options));
+        let made = block_on(self.admin.create_topics([&topic], &options));
         match made.map(|mut topics| topics.pop()) {
             Ok(Some(Ok(_))) => {
                 tracing::info!(topic = self.address.topic, partitions, replication, "created the topic");
@@ -204,9 +243,9 @@ impl Admin<'_> {
             }
             // The one that was quicker may have to be waited for, until each broker knows of it.
             Ok(Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists)))) => {
-                self.patience.again(self.address, "the topic is being created")
+                self.again("the topic is being created")
             }
-            Ok(Some(Err((_, code)))) if is_refusal(code) => Err(self.refused("create", code)),
+            Ok(Some(Err((_, code)))) if is_refusal(code) => Err(self.refused(Right::Create)),
             Ok(Some(Err((
                 _,
                 code @ (RDKafkaErrorCode::InvalidReplicationFactor | RDKafkaErrorCode::PolicyViolation),
@@ -214,9 +253,9 @@ impl Admin<'_> {
                 Code::InvalidConfig,
                 format!("the topic {} cannot be created: {code}", self.address.topic),
             )),
-            Ok(Some(Err((_, code)))) => self.patience.again(self.address, &code.to_string()),
-            Ok(None) => self.patience.again(self.address, "no answer"),
-            Err(e) => self.patience.again(self.address, &e.to_string()),
+            Ok(Some(Err((_, code)))) => self.again(&code.to_string()),
+            Ok(None) => self.again("no answer"),
+            Err(e) => self.again(&e.to_string()),
         }
     }
 
@@ -224,7 +263,7 @@ impl Admin<'_> {
         loop {
             match self.client().fetch_metadata(Some(&self.address.topic), QUESTION) {
                 Ok(metadata) => return Ok(metadata.brokers().len()),
-                Err(e) => self.patience.again(self.address, &e.to_string())?,
+                Err(e) => self.again(&e.to_string())?,
             }
         }
     }
@@ -254,7 +293,7 @@ impl Admin<'_> {
                     },
                 },
             };
-            self.patience.again(self.address, &why)?;
+            self.again(&why)?;
         }
     }
 
@@ -265,16 +304,20 @@ impl Admin<'_> {
         let found = loop {
             let options = AdminOptions::new().request_timeout(Some(QUESTION));
             let why =
-                match block_on(self.client.describe_configs(&resource, &options)).map(|mut all| all.pop()) {
+                match block_on(self.admin.describe_configs(&resource, &options)).map(|mut all| all.pop()) {
+                    // rdkafka keeps the error for itself that stands in the place of the configuration.
+                    Ok(Some(Ok(found))) if found.entries.is_empty() => {
+                        "the cluster does not show the topic's configuration".into()
+                    }
                     Ok(Some(Ok(found))) => break found,
                     Ok(Some(Err(code))) if is_refusal(code) => {
-                        return Err(self.refused("describe the configuration of", code));
+                        return Err(self.refused(Right::DescribeConfigs));
                     }
                     Ok(Some(Err(code))) => code.to_string(),
                     Ok(None) => "no answer".into(),
                     Err(e) => e.to_string(),
                 };
-            self.patience.again(self.address, &why)?;
+            self.again(&why)?;
         };
         let value = |name: &str| found.get(name).and_then(|entry| entry.value.as_deref());
         for (name, wanted) in [("message.timestamp.type", "LogAppendTime"), ("cleanup.policy", "delete")] {
@@ -303,20 +346,56 @@ impl Admin<'_> {
             match answer {
                 Ok((low, high)) => return Ok((low.max(0) as u64, high.max(0) as u64)),
                 Err(KafkaError::MetadataFetch(code)) if is_refusal(code) => {
-                    return Err(self.refused("read", code));
+                    return Err(self.refused(Right::Describe));
                 }
-                Err(e) => self.patience.again(self.address, &e.to_string())?,
+                Err(e) => self.again(&e.to_string())?,
             }
         }
     }
 
-    fn refused(&self, what: &str, code: RDKafkaErrorCode) -> Error {
-        let topic = &self.address.topic;
-        Error::new(
-            Code::InvalidConfig,
-            format!("the cluster does not let this node {what} the topic {topic}: {code}"),
-        )
+    fn refused(&self, right: Right) -> Error {
+        needs(&self.address.topic, right, Code::InvalidConfig)
     }
+}
+
+/// A right on the topic, as Kafka names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Right {
+    Describe,
+    DescribeConfigs,
+    Create,
+    Read,
+    Write,
+}
+
+/// The right that a node lacks, as far as the cluster says. `looks`: it is about to look at the topic's configuration.
+pub fn lacks(found: &Described, looks: bool) -> Option<Right> {
+    match found.rights? {
+        Rights { read: false, .. } => Some(Right::Read),
+        Rights { write: false, .. } => Some(Right::Write),
+        Rights { describe_configs: false, .. } if looks => Some(Right::DescribeConfigs),
+        _ => None,
+    }
+}
+
+/// That a right has to be given.
+pub fn needs(topic: &str, right: Right, code: Code) -> Error {
+    let what = match right {
+        Right::Describe => "describe",
+        Right::DescribeConfigs => "see the configuration of",
+        Right::Create => "create",
+        Right::Read => "read",
+        Right::Write => "write to",
+    };
+    let or = match right {
+        Right::DescribeConfigs => ", or kafka.topic_mode = \"skip\"",
+        Right::Create => ", or somebody else to create it",
+        _ => "",
+    };
+    let text = format!(
+        "the cluster does not let this node {what} the topic {topic}: it needs the right {right:?} on the topic {topic}{or}"
+    );
+    Error::new(code, text)
 }
 
 /// Which of the first `wanted` partitions have a leader.
@@ -339,6 +418,7 @@ pub fn is_refusal(code: RDKafkaErrorCode) -> bool {
             | ClusterAuthorizationFailed
             | GroupAuthorizationFailed
             | SaslAuthenticationFailed
+            | Authentication
     )
 }
 

@@ -167,12 +167,43 @@ pub struct Context {
     trouble: Arc<Bell>,
     /// What the operator has been told of already.
     told: Mutex<Vec<RDKafkaErrorCode>>,
+    /// Why the cluster is not reached.
+    outside: Mutex<Option<Outside>>,
+}
+
+/// What a client last said of a cluster that it does not reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outside {
+    /// The kind of fault.
+    pub code: RDKafkaErrorCode,
+    /// It in librdkafka's words, which have no secrets in them.
+    pub reason: String,
+}
+
+impl Outside {
+    /// Whether it lies in the settings: waiting does not mend it.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self.code, RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SSL)
+    }
 }
 
 impl Context {
     /// For one client.
     pub fn new(trouble: Arc<Bell>) -> Context {
-        Context { reports: Mutex::default(), trouble, told: Mutex::default() }
+        Context { reports: Mutex::default(), trouble, told: Mutex::default(), outside: Mutex::default() }
+    }
+
+    /// Why the cluster is not reached, as far as the client has said; a refusal before all else.
+    pub fn outside(&self) -> Option<Outside> {
+        self.outside.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note_outside(&self, code: RDKafkaErrorCode, reason: &str) {
+        let mut outside = self.outside.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = Outside { code, reason: reason.into() };
+        if found.is_refusal() || outside.as_ref().is_none_or(|before| !before.is_refusal()) {
+            *outside = Some(found);
+        }
     }
 
     /// Moves the reports that have come behind those in `into`.
@@ -193,14 +224,22 @@ impl ClientContext for Context {
         let Some(code) = error.rdkafka_error_code() else { return };
         match code {
             RDKafkaErrorCode::PartitionEOF => {}
+            // The tail is no member of the group that it names, and a member hears of it elsewhere.
+            RDKafkaErrorCode::GroupAuthorizationFailed => tracing::debug!(reason, "librdkafka"),
             RDKafkaErrorCode::Fatal => tracing::debug!(reason, "a Kafka client has failed for good"),
             RDKafkaErrorCode::AllBrokersDown
             | RDKafkaErrorCode::BrokerTransportFailure
             | RDKafkaErrorCode::Resolve => {
+                if code != RDKafkaErrorCode::AllBrokersDown {
+                    self.note_outside(code, reason);
+                }
                 self.trouble.ring();
                 tracing::debug!(%code, reason, "librdkafka");
             }
             _ => {
+                if matches!(code, RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SSL) {
+                    self.note_outside(code, reason);
+                }
                 let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
                 if told.contains(&code) {
                     tracing::debug!(%code, reason, "librdkafka");

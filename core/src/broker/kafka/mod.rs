@@ -88,6 +88,8 @@ struct Shared {
     partitions: AtomicU32,
     /// The client that sends has failed for good, as had the one before it, and publishes wait for the next one.
     sender_rests: AtomicBool,
+    /// What the cluster does not let this node do. Nothing is stored meanwhile.
+    denied: Mutex<Option<Error>>,
     /// The number of the life whose topic is not there any more: another one is.
     replaced: AtomicU64,
     /// Nothing new is begun.
@@ -167,6 +169,7 @@ impl KafkaBroker {
             view_full: AtomicBool::new(false),
             partitions: AtomicU32::new(0),
             sender_rests: AtomicBool::new(false),
+            denied: Mutex::default(),
             replaced: AtomicU64::new(0),
             stopping: Arc::default(),
             ending: AtomicBool::new(false),
@@ -287,6 +290,22 @@ impl Shared {
         self.lock().failed.clone()
     }
 
+    fn denied(&self) -> Option<Error> {
+        self.denied.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes what the cluster does not let this node do, and tells the operator once.
+    fn deny(&self, error: Option<Error>) {
+        let mut denied = self.denied.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = error
+            .as_ref()
+            .filter(|error| denied.as_ref().is_none_or(|before| before.message() != error.message()))
+        {
+            tracing::error!(%error, "nothing is stored until somebody gives this node the right again");
+        }
+        *denied = error;
+    }
+
     /// Whether another topic has come in the place of this life's.
     fn is_replaced(&self, life: &Life) -> bool {
         self.replaced.load(Ordering::Acquire) == life.number && life.number != 0
@@ -297,6 +316,7 @@ impl Shared {
         let inner = self.lock();
         self.ready.store(ready, Ordering::Release);
         drop(inner);
+        self.deny(None);
         self.set_link(if ready { Health::Up } else { Health::Down });
         self.done.notify_all();
         self.trouble.ring();
@@ -403,10 +423,8 @@ impl Broker for KafkaBroker {
         } else if congested {
             Some(hub::congested())
         } else if shared.link() == Health::Down {
-            Some(Error::new(
-                Code::Unavailable,
-                "the Kafka cluster does not answer; the message was not stored",
-            ))
+            let text = "the Kafka cluster does not answer; the message was not stored";
+            Some(shared.denied().unwrap_or_else(|| Error::new(Code::Unavailable, text)))
         } else {
             inner.queue.put(appends, shared.clock.steady_ms())
         };

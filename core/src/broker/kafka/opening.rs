@@ -1,7 +1,7 @@
 //! How a node comes to work on its topic: it finds it, opens the view and reads up to the end.
 
 use super::address::Address;
-use super::admin::{self, Patience, Topic, TopicIds};
+use super::admin::{self, Patience, Right, Topic, TopicIds};
 use super::bell::Bell;
 use super::client::{self, Context, Role};
 use super::life::Life;
@@ -94,7 +94,7 @@ impl Opening {
 
     fn attempt(&self, shared: &Shared, number: u64) -> Result<Opened> {
         let patience = Patience::new(shared.stopping.clone());
-        let context = Context::new(shared.trouble.clone());
+        let context = || Context::new(shared.trouble.clone());
         let topic =
             admin::prepare(&self.ids, &self.address, &self.settings.kafka, &self.seen, context, patience)?;
         shared.metrics.kafka_single_copy.set(u64::from(topic.found.single_copy));
@@ -135,7 +135,7 @@ impl Opening {
         }
         // Another topic may have come while this one was read.
         match self.ids.of(tailer.client().client(), &self.address.topic, WATCH_ENDS) {
-            Ok(id) if id == topic.id => {}
+            Ok(found) if found.id == topic.id => {}
             Ok(_) => {
                 return Ok(Err(Trouble::OtherPast("the topic was created again while it was read".into())));
             }
@@ -235,12 +235,12 @@ impl Opening {
 
     fn may_not_read(&self, code: RDKafkaErrorCode) -> Error {
         let topic = &self.address.topic;
-        let lacks = match code {
-            RDKafkaErrorCode::GroupAuthorizationFailed => format!("Read on the group {}", client::GROUP),
-            _ => format!("Read on the topic {topic}"),
-        };
+        if code != RDKafkaErrorCode::GroupAuthorizationFailed {
+            return admin::needs(topic, Right::Read, Code::InvalidConfig);
+        }
+        let group = client::GROUP;
         let text = format!(
-            "the cluster does not let this node read the topic {topic}: it needs the right {lacks} ({code})"
+            "the cluster does not let this node read the topic {topic}: it needs the right Read on the group {group}"
         );
         Error::new(Code::InvalidConfig, text)
     }

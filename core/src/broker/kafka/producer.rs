@@ -1,5 +1,6 @@
 //! Sends messages. Of what becomes of them it tells failures only: that a message is stored is the tail's to say.
 
+use super::admin::is_refusal;
 use super::client::{Context, Report};
 use super::mapping::{TAG_HEADER, TOPIC_HEADER, VERSION, VERSION_HEADER, write_tag};
 use crate::codes::Code;
@@ -88,6 +89,8 @@ pub struct Producer {
     replaced_at: Option<Instant>,
     /// How long a message is offered to the cluster, by one client or several.
     offered_for: Duration,
+    /// The cluster has refused a message for want of a right.
+    denied: bool,
 }
 
 impl std::fmt::Debug for Producer {
@@ -122,6 +125,7 @@ impl Producer {
             replaced: 0,
             replaced_at: None,
             offered_for,
+            denied: false,
         })
     }
 
@@ -166,6 +170,11 @@ impl Producer {
     /// How often the client has been replaced.
     pub fn replaced(&self) -> u64 {
         self.replaced
+    }
+
+    /// Whether the cluster has refused messages for want of a right since the last call.
+    pub fn take_denied(&mut self) -> bool {
+        std::mem::take(&mut self.denied)
     }
 
     /// Sends a message. The order of those that are sent is the order in the log.
@@ -250,6 +259,7 @@ impl Producer {
             let Some(message) = self.sent.remove(&report.number) else { continue };
             self.discount(&message);
             if let Some(code) = report.error {
+                self.denied |= is_refusal(code);
                 let error = if perhaps { unknown(code) } else { refusal(code) };
                 failed.push(Failed { message, perhaps, error });
             }

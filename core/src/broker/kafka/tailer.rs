@@ -587,6 +587,9 @@ impl Part {
             e => {
                 let code = e.rdkafka_error_code();
                 self.refused = code.filter(|code| is_refusal(*code));
+                if self.refused.is_some() {
+                    checks.ask();
+                }
                 if !told.errors.contains(&code) {
                     told.errors.push(code);
                     tracing::warn!(

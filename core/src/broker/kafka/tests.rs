@@ -398,7 +398,7 @@ pub(super) mod played {
             *rig.id.lock().unwrap() = id;
             let kafka = Kafka { topic_mode: mode, ..settings.kafka.clone() };
             let patience = admin::Patience::new(Arc::default());
-            admin::prepare(&ids, &address, &kafka, seen, Context::new(Arc::default()), patience).map(drop)
+            admin::prepare(&ids, &address, &kafka, seen, || Context::new(Arc::default()), patience).map(drop)
         };
         let seen = AtomicBool::new(false);
         assert_eq!(find([0; 16], &seen, TopicMode::Skip).unwrap_err().code(), Code::InvalidConfig);

@@ -1,11 +1,13 @@
 //! Asks the cluster how it is, beside the thread that reads and writes: what waits for an answer waits here.
 
 use super::Shared;
-use super::admin::{TopicIds, leads};
+use super::admin::{self, Right, TopicIds, leads};
 use super::bell::Bell;
 use super::client::Context;
 use super::life::{Life, Mark};
 use crate::broker::Health;
+use crate::codes::Code;
+use klatch_kafka_ext::IdError;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -162,7 +164,8 @@ impl Watch {
         {
             self.shared.partitions.store(t.partitions().len() as u32, Ordering::Release);
         }
-        due.missed = if answer.is_ok() { 0 } else { due.missed + 1 };
+        let answered = answer.is_ok();
+        due.missed = if answered { 0 } else { due.missed + 1 };
         life.clear_stalls();
         let mut led = Vec::new();
         let mut link = match answer {
@@ -180,11 +183,14 @@ impl Watch {
         };
         let returns = self.shared.link() == Health::Down;
         let asked = self.shared.checks.asked.load(Ordering::SeqCst);
-        if link != Health::Down && (asked || returns || now >= due.id_ms) {
+        if answered && (asked || returns || now >= due.id_ms) {
             due.id_ms = now + ID_EVERY_MS;
             if !self.check(client, life) && returns {
                 link = Health::Down;
             }
+        }
+        if self.shared.denied().is_some() {
+            link = Health::Down;
         }
         life.set_led(&led);
         if link == Health::Down || self.shared.is_view_full() {
@@ -219,8 +225,9 @@ impl Watch {
         checks.asked.store(false, Ordering::SeqCst);
         let number = checks.begun.fetch_add(1, Ordering::SeqCst) + 1;
         match self.ids.of(client.client(), &self.topic, ANSWER) {
-            Ok(id) if id == life.topic_id => {
+            Ok(found) if found.id == life.topic_id => {
                 checks.passed.store(number, Ordering::SeqCst);
+                self.deny(admin::lacks(&found, false));
                 self.shared.bell.ring();
                 return true;
             }
@@ -229,11 +236,19 @@ impl Watch {
                 self.shared.bell.ring();
             }
             Err(e) => {
+                if matches!(e, IdError::Refused(code) if admin::is_refusal(code)) {
+                    self.deny(Some(Right::Describe));
+                }
                 tracing::debug!(error = %e, "the topic's id is not known");
                 checks.asked.store(true, Ordering::SeqCst);
             }
         }
         false
+    }
+
+    /// The node lacks this right, or none any more.
+    fn deny(&self, right: Option<Right>) {
+        self.shared.deny(right.map(|right| admin::needs(&self.topic, right, Code::Unavailable)));
     }
 
     /// Looks whether every partition is read.

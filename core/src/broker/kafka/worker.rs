@@ -344,6 +344,9 @@ impl Work<'_> {
     fn collect(&mut self, now_ms: u64) {
         self.producer.collect(&mut self.failed);
         self.shared.metrics.kafka_producers_replaced.set(self.producer.replaced());
+        if self.producer.take_denied() {
+            self.shared.checks.ask();
+        }
         if self.shared.sender_rests.swap(self.producer.rests(), Ordering::AcqRel) != self.producer.rests() {
             self.shared.trouble.ring();
         }

@@ -7,6 +7,7 @@ mod anew;
 mod broken;
 mod foreign;
 mod growth;
+mod guarded;
 mod lives;
 mod load;
 mod outcomes;

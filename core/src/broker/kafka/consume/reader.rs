@@ -223,6 +223,7 @@ impl Reader {
                     return Err(Error::new(Code::Unavailable, text));
                 }
                 Some(Err(e)) => match e.rdkafka_error_code() {
+                    Some(RDKafkaErrorCode::GroupAuthorizationFailed) => self.kept_out(),
                     Some(code) if !self.told.contains(&code) => {
                         self.told.push(code);
                         let group = &self.how.group;
@@ -233,6 +234,20 @@ impl Reader {
             }
         }
         Ok(())
+    }
+
+    /// The cluster does not let it be a member. The client asks again by itself.
+    fn kept_out(&mut self) {
+        let group = &self.how.group;
+        let text = format!(
+            "the cluster does not let this node be a member of the group {group}: it needs the right Read on the group {group}"
+        );
+        let code = RDKafkaErrorCode::GroupAuthorizationFailed;
+        if !self.told.contains(&code) {
+            self.told.push(code);
+            tracing::error!("{text}");
+        }
+        self.control.set_last_error(Some(text));
     }
 
     /// Takes the jobs that have come back.
