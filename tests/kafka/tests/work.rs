@@ -473,6 +473,36 @@ fn what_is_deleted_under_a_consumer_stops_nothing() {
     engine.stop(PATIENCE).unwrap();
 }
 
+/// Its own node had read it while it was whole.
+#[test]
+fn x17_a_damaged_batch_is_waited_for_by_a_consumer_too() {
+    let cluster = Cluster::one().start();
+    let oracle = Oracle::new(cluster.addresses());
+    let (room, other) = apart(&rooms(20));
+    let partition = klatch_kafka_tests::expected::partition(&room, PARTITIONS);
+    let engine = engine(&cluster.url(TOPIC));
+    // Each of these is a batch of its own.
+    for text in ["\"before it\"", "\"damaged\"", "\"after it\""] {
+        oracle.produce(TOPIC, &[Draft::new(&room, text)]);
+    }
+    stored(&engine, &room, "last", "1");
+    let damage = cluster.damage(TOPIC, partition, "damaged");
+    let notes = Notes::default();
+    let consumer = engine.consume("chats", noting(&notes, "a")).unwrap();
+    notes.wait("what lies before it", |notes| !notes.is_empty());
+    stored(&engine, &other, "beside", "1");
+    notes.wait("another room", |notes| notes.iter().any(|n| n.room == other));
+    until("the rest waits", || consumer.status().lag == 3);
+    assert_eq!(notes.all().len(), 2);
+    damage.mend();
+    notes.wait("all", |notes| notes.len() == 5);
+    until("nothing is left", || consumer.status().lag == 0);
+    assert_eq!(notes.rooms(), history(&engine, &[room, other]));
+    assert_eq!(consumer.status().resets, 0);
+    stop(consumer);
+    engine.stop(PATIENCE).unwrap();
+}
+
 /// The new protocol of groups, in which the cluster assigns; and the old one in which everything stops for a rebalance.
 #[test]
 fn other_protocols_of_groups_work_too() {

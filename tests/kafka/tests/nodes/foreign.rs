@@ -5,9 +5,6 @@ use klatch_harness::client::JoinOptions;
 use klatch_kafka_tests::expected::partition;
 use klatch_kafka_tests::oracle::{Bytes, Draft, End};
 use klatch_suite::members::listen;
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::FileExt;
 
 const ROOM: &str = "lobby";
 
@@ -180,17 +177,11 @@ fn x17_a_damaged_batch_is_waited_for_and_not_left_out() {
     for text in ["\"before it\"", "\"damaged\"", "\"after it\""] {
         world.oracle.produce(TOPIC, &[Draft::new(ROOM, text)]);
     }
-    let folder = world.cluster.data(0).join(format!("{TOPIC}-{}", partition(ROOM, PARTITIONS)));
-    let segment =
-        File::options().read(true).write(true).open(folder.join("00000000000000000000.log")).unwrap();
-    let mut bytes = Vec::new();
-    (&segment).read_to_end(&mut bytes).unwrap();
-    let at = bytes.windows(9).position(|w| w == b"\"damaged\"").unwrap();
-    segment.write_all_at(b"D", at as u64 + 1).unwrap();
+    let damage = world.cluster.damage(TOPIC, partition(ROOM, PARTITIONS), "damaged");
     let a = world.node("a").set("kafka.start_timeout_ms", 0).start();
     until(|| a.output().iter().filter(|line| line.contains("a batch of records is damaged")).count() > 1);
     assert_eq!(get(&a.url(), "/readyz"), (503, "down\n".into()));
-    segment.write_all_at(b"d", at as u64 + 1).unwrap();
+    damage.mend();
     becomes(&a.url(), 200, "ready");
     let expected = world.expected();
     assert_eq!(expected.rooms[ROOM].len(), 4);

@@ -2,6 +2,7 @@
 
 use crate::*;
 use klatch::{Code, Engine, Message, Settings};
+use klatch_kafka_tests::Traffic;
 use klatch_kafka_tests::oracle::{Bytes, Dump};
 use std::collections::{BTreeMap, HashMap};
 
@@ -233,6 +234,126 @@ fn r16_what_waits_for_a_cluster_that_does_not_answer_is_bounded_and_goes_out_whe
     tells("a", &a.url(), &world.expected().rooms);
 }
 
+/// Settings of an engine in this process that gives nothing up.
+fn patient(world: &World) -> Settings {
+    let mut settings = Settings::default();
+    settings.listen = vec!["127.0.0.1:0".into()];
+    settings.log = world.cluster.url(TOPIC);
+    settings.kafka.view_dir = "memory".into();
+    settings.limits.publish_timeout_ms = PATIENCE.as_millis() as u64;
+    settings.kafka.message_timeout_ms = PATIENCE.as_millis() as u64 / 2;
+    settings
+}
+
+/// Far more than anything has room for: what had none is told so, and goes out when it is sent again.
+#[test]
+fn r16_fifty_thousand_messages_meet_a_cluster_that_does_not_answer() {
+    const MESSAGES: usize = 50_000;
+    const LIMIT: usize = 2 << 20;
+    let world = World::new(Cluster::one().start());
+    let mut settings = patient(&world);
+    settings.kafka.queue_bytes = LIMIT as u64;
+    settings.limits.append_queue_bytes = LIMIT;
+    let engine = Engine::builder().settings(settings).start().unwrap();
+    let publish = |left: &[usize]| {
+        let message =
+            |n: &usize| Message::json(&format!("room-{}", n % 20), "1").user("ann").id(&n.to_string());
+        engine.publish_batch(left.iter().map(message).collect())
+    };
+    let told = |left: Vec<usize>, sent: Vec<klatch::Publishing>| -> Vec<usize> {
+        let refused = |(n, publishing): (usize, klatch::Publishing)| match publishing.wait() {
+            Ok(_) => None,
+            Err(e) => {
+                assert!(matches!(e.code(), Code::Busy | Code::Unavailable), "{n}: {e}");
+                Some(n)
+            }
+        };
+        left.into_iter().zip(sent).filter_map(refused).collect()
+    };
+    publish(&[MESSAGES]).into_iter().for_each(|publishing| drop(publishing.wait().unwrap()));
+    world.cluster.freeze(0);
+    let mut left: Vec<usize> = (0..MESSAGES).collect();
+    let sent = publish(&left);
+    world.cluster.thaw(0);
+    left = told(left, sent);
+    assert!((1..MESSAGES - 1000).contains(&left.len()), "{} had no room", left.len());
+    let by = Instant::now() + PATIENCE;
+    while !left.is_empty() {
+        assert!(Instant::now() < by, "{} are left", left.len());
+        let sent = publish(&left);
+        left = told(left, sent);
+    }
+    engine.stop(PATIENCE).unwrap();
+    let places = places(&world.oracle.dump(TOPIC));
+    assert!(places.len() == MESSAGES + 1 && places.values().all(|at| at.len() == 1));
+}
+
+/// That what he sent lies in the topic in the order in which he sent it, but for what was told like this. How many copies there are.
+fn in_order(dump: &Dump, publisher: &Publisher, but_for: impl Fn(&Outcome) -> bool) -> usize {
+    let places = places(dump);
+    let of =
+        |(message, id): &(usize, String)| (!but_for(&publisher.told[message])).then(|| places[id].clone());
+    let places: Vec<Vec<u64>> = publisher.sent.iter().filter_map(of).collect();
+    assert!(places.iter().map(|at| at.first()).is_sorted(), "{places:?}");
+    places.iter().map(|at| at.len() - 1).sum()
+}
+
+/// The records go through, and the cluster's word that it has them does not.
+#[test]
+fn while_the_clusters_word_is_held_back_publishers_wait_and_nothing_is_lost_or_there_twice() {
+    let world = World::new(Cluster::one().proxies(1).start());
+    world.oracle.create(TOPIC, 1, &["message.timestamp.type=LogAppendTime"]);
+    let proxy = world.cluster.proxy(0);
+    let node = |name: &str| world.node_at(name, &proxy.url(TOPIC)).set("kafka.partitions", 1);
+    let a = node("a").start();
+    let b = node("b").set("kafka.message_timeout_ms", 1000).start();
+    let [mut ann, mut bob] = [("ann", &a), ("bob", &b)].map(|(name, node)| Publisher::new(&node.url(), name));
+    for publisher in [&mut ann, &mut bob] {
+        publisher.begin(10, "1");
+        publisher.settle();
+    }
+    // Who reads its record back needs no other word of it.
+    proxy.hold(Traffic::Acks);
+    stored(&mut client(&a.url(), "first"), ROOM, "first", "1");
+    assert!(proxy.holds(Traffic::Acks, PATIENCE));
+    // Of these the client sends some, and no more before it hears of them.
+    ann.begin(60, "1");
+    until(|| metric(&a.url(), "klatch_kafka_unacknowledged_bytes") > 60 * 300);
+    proxy.release(Traffic::Acks);
+    ann.settle();
+    assert!(ann.told.values().all(|told| matches!(told, Outcome::Stored { duplicate: false, .. })));
+
+    // Where nothing comes back, nobody knows of what was sent; and what was not is not stored.
+    proxy.hold(Traffic::Acks);
+    proxy.hold(Traffic::Fetched);
+    bob.begin(60, "1");
+    bob.settle();
+    let unknown = |told: &Outcome| matches!(told, Outcome::Unknown { .. });
+    assert!(bob.told.values().any(unknown));
+    assert!(bob.told.values().any(|told| matches!(told, Outcome::NotStored { later: true, .. })));
+    proxy.release(Traffic::Acks);
+    proxy.release(Traffic::Fetched);
+    for node in [&a, &b] {
+        becomes(&node.url(), 200, "ready");
+    }
+    bob.ask_again(&b.url());
+    end(&b.url(), &[ROOM.to_owned()]);
+    let dump = world.oracle.dump(TOPIC);
+    assert_eq!(in_order(&dump, &ann, |_| false), 0, "nothing was sent again");
+    // Nobody sees the copies of those that were sent again before the node had read them back.
+    in_order(&dump, &bob, |told| matches!(told, Outcome::NotStored { .. }));
+    let publishers = [ann, bob];
+    true_of(&dump, &publishers);
+    let expected = Expected::of(&dump, 1, WINDOW_MS);
+    for (name, node) in [("a", &a), ("b", &b)] {
+        stored(&mut client(&node.url(), "after"), ROOM, "after the end", "1");
+        tells(name, &node.url(), &Expected::of(&world.oracle.dump(TOPIC), 1, WINDOW_MS).rooms);
+    }
+    let all = Expected::of(&world.oracle.dump(TOPIC), 1, WINDOW_MS);
+    assert_eq!(all.rooms[ROOM].len(), expected.rooms[ROOM].len() + 1);
+    checked(&publishers.map(|p| p.client.into_log()), &all, Expect::default());
+}
+
 #[test]
 fn r13_a_message_over_the_topics_limit_fails_alone() {
     const SMALL: usize = 200;
@@ -267,13 +388,7 @@ fn r13_a_message_over_the_topics_limit_fails_alone() {
 fn x19_a_stop_ends_while_the_cluster_does_not_answer() {
     const MESSAGES: usize = 1000;
     let world = World::new(Cluster::one().start());
-    let mut settings = Settings::default();
-    settings.listen = vec!["127.0.0.1:0".into()];
-    settings.log = world.cluster.url(TOPIC);
-    settings.kafka.view_dir = "memory".into();
-    settings.limits.publish_timeout_ms = PATIENCE.as_millis() as u64;
-    settings.kafka.message_timeout_ms = PATIENCE.as_millis() as u64 / 2;
-    let engine = Engine::builder().settings(settings).start().unwrap();
+    let engine = Engine::builder().settings(patient(&world)).start().unwrap();
     let publish = |id: &str| engine.publish(Message::json(ROOM, "1").user("ann").id(id));
     publish("before").wait().unwrap();
     world.cluster.freeze(0);

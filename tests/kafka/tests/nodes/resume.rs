@@ -1,7 +1,7 @@
 //! A client that goes on at another node.
 
 use crate::*;
-use klatch_harness::client::JoinOptions;
+use klatch_harness::client::{Failure, JoinOptions};
 use klatch_kafka_tests::Traffic;
 
 const ROOM: &str = "lobby";
@@ -66,6 +66,43 @@ fn limit_resume_wait_ms() {
         }
     };
     assert!(answer, "the client was reset");
+    becomes(&b.url(), 200, "ready");
+    let (last, _) = stored(&mut ann, ROOM, "m3", "1");
+    assert!(last > 0);
+    let expect = Expect { messages: 3, resumes: 1, resets_at_most: Some(0), ..Expect::default() };
+    checked(&[ann.into_log()], &world.expected(), expect);
+}
+
+/// One join is all it takes: it waits for what the node has yet to read, and then gets what was missed.
+#[test]
+fn a_join_at_a_node_that_is_behind_waits_and_then_goes_on() {
+    let world = World::new(Cluster::one().proxies(1).start());
+    let proxy = world.cluster.proxy(0);
+    let a = world.node("a").start();
+    let launch = world.node_at("b", &proxy.url(TOPIC)).set("shards", 1);
+    let b = launch.set("limits.resume_wait_ms", PATIENCE.as_millis()).start();
+    let mut ann = client(&a.url(), "ann");
+    ann.join(ROOM, JoinOptions::default()).unwrap();
+    stored(&mut ann, ROOM, "m0", "1");
+    proxy.hold(Traffic::Fetched);
+    stored(&mut ann, ROOM, "m1", "1");
+    assert!(proxy.holds(Traffic::Fetched, PATIENCE));
+    ann.cut();
+    stored(&mut client(&a.url(), "bob"), ROOM, "m2", "1");
+    ann.reconnect(Some(&b.url())).unwrap();
+    // The same thread answers others who come after it, and says nothing to this one.
+    let mut others = client(&b.url(), "others");
+    for _ in 0..20 {
+        others.join(ROOM, JoinOptions { history: 10, ..JoinOptions::default() }).unwrap();
+        others.leave(ROOM).unwrap();
+    }
+    ann.set_timeout(Duration::from_millis(1));
+    assert!(matches!(ann.until(joined), Err(Failure::Timeout)), "it does not wait");
+    ann.set_timeout(PATIENCE);
+    proxy.release(Traffic::Fetched);
+    assert_eq!(ann.until(joined).unwrap(), Ok(true));
+    becomes(&b.url(), 200, "ready");
+    assert_eq!(metric(&b.url(), "klatch_limit_hits_total{limit=\"resume_wait_ms\"}"), 0);
     let (last, _) = stored(&mut ann, ROOM, "m3", "1");
     assert!(last > 0);
     let expect = Expect { messages: 3, resumes: 1, resets_at_most: Some(0), ..Expect::default() };
