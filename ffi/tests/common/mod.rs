@@ -75,20 +75,20 @@ impl Program {
         Program::build_source(name, &source, flags)
     }
 
+    /// Compiles `tests/cpp/<name>.cpp` in the same way.
+    pub fn build_cpp(name: &str) -> Program {
+        let source = crate_dir().join("tests/cpp").join(format!("{name}.cpp"));
+        Program::compile(Command::new("g++").arg("-std=c++17"), name, &source, &[])
+    }
+
     fn build_source(name: &str, source: &Path, flags: &[&str]) -> Program {
+        Program::compile(Command::new("cc").args(["-std=c11", "-D_GNU_SOURCE"]), name, source, flags)
+    }
+
+    fn compile(compiler: &mut Command, name: &str, source: &Path, flags: &[&str]) -> Program {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        run(Command::new("cc")
-            .args([
-                "-std=c11",
-                "-D_GNU_SOURCE",
-                "-O1",
-                "-g",
-                "-Wall",
-                "-Wextra",
-                "-Wpedantic",
-                "-Wshadow",
-                "-Werror",
-            ])
+        run(compiler
+            .args(["-O1", "-g", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror"])
             .arg("-I")
             .arg(include_dir())
             .arg("-I")
