@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 const TURN: Duration = Duration::from_micros(500);
 /// Jobs between two looks at the clock.
 const STEP: usize = 32;
+/// Calls of hooks that wait for a loop at most, as many as wait for the threads of plain ones by default. Outcomes are fewer than the
+/// requests that they answer; but calls come from clients, and a loop that is held up or was closed takes none.
+const CALLS: usize = 10_000;
 
 /// What is to be done on the loop's thread.
 pub enum Job {
@@ -39,6 +42,8 @@ pub struct Queue {
 
 struct Inner {
     jobs: VecDeque<Job>,
+    /// How many of them are calls.
+    calls: usize,
     /// A byte is in the pipe.
     armed: bool,
     writer: UnixStream,
@@ -50,9 +55,19 @@ impl Queue {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has a job done.
+    /// Has a job done. A call too many is dropped, and so answered as a fault of the host.
     pub fn push(&self, job: Job) {
         let mut inner = self.lock();
+        if matches!(job, Job::Call(_)) {
+            if inner.calls >= CALLS {
+                drop(inner);
+                tracing::error!(
+                    "too many hooks wait for the event loop, which is held up or was closed; one is not called"
+                );
+                return;
+            }
+            inner.calls += 1;
+        }
         inner.jobs.push_back(job);
         if !inner.armed {
             inner.armed = true;
@@ -69,6 +84,7 @@ impl Queue {
         } else {
             jobs.extend(inner.jobs.drain(..STEP));
         }
+        inner.calls -= jobs.iter().filter(|job| matches!(job, Job::Call(_))).count();
         if inner.jobs.is_empty() && inner.armed {
             inner.armed = false;
             let _ = (&inner.reader).read(&mut [0; 8]);
@@ -107,7 +123,7 @@ impl Wake {
             reader.set_nonblocking(true)?;
             writer.set_nonblocking(true)?;
             let descriptor = reader.as_raw_fd();
-            let inner = Inner { jobs: VecDeque::new(), armed: false, writer, reader };
+            let inner = Inner { jobs: VecDeque::new(), calls: 0, armed: false, writer, reader };
             Ok(Wake {
                 queue: Arc::new(Queue { inner: Mutex::new(inner) }),
                 new_future: create_future,

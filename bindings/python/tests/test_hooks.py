@@ -195,3 +195,36 @@ def test_r23_a_plain_hook_may_call_an_engine_that_waits():
             assert stopped.wait(30)
     with pytest.raises(klatch.Stopped):
         engine.publish("log", 2)
+
+
+def test_calls_that_no_loop_takes_are_bounded():
+    """The loop of the engine was closed: what clients ask filled the memory, one call after the other."""
+    engine = klatch.Engine(
+        log="memory",
+        listen="127.0.0.1:0",
+        open_users=True,
+        limits={"hook_timeout_ms": 1, "request_rate": 0, "pending_publishes": 1},
+    )
+
+    @engine.on_join
+    async def join(request):
+        return True
+
+    async def first():
+        await engine.start()
+
+    async def ask(count):
+        async with await Client.connect(engine) as client:
+            await client.until(type="welcome")
+            for n in range(count):
+                await client.send(type="join", room="room", ref=n)
+            return [(await client.until(type="error", ref=n))["name"] for n in range(count)]
+
+    async def second():
+        answers = await asyncio.gather(*(ask(210) for _ in range(50)))
+        await engine.stop()
+        return sum(answers, [])
+
+    asyncio.run(first())
+    answers = run(second())
+    assert answers.count("hook_timeout") == 10_000 and answers.count("internal") == 500
