@@ -1,5 +1,6 @@
 """The examples, as programs of their own, driven over sockets. The archive is in test_kafka.py."""
 
+import contextlib
 import json
 import os
 import signal
@@ -107,6 +108,7 @@ def test_web_with_several_workers(command, words, kafka, tmp_path):
     server = begin(
         *command,
         cwd=tmp_path,
+        start_new_session=True,
         env={**os.environ, "SECRET": "of all workers", "CHAT_LOG": kafka + topic, "CHAT_LISTEN": "127.0.0.1:0"},
     )
     try:
@@ -130,7 +132,9 @@ def test_web_with_several_workers(command, words, kafka, tmp_path):
         _, err = server.communicate(timeout=PATIENCE)
         assert server.returncode == 0 and "Traceback" not in err, err
     finally:
-        server.kill()
+        # The workers too, where it could not end them.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
         server.wait()
 
 
