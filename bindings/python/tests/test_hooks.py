@@ -214,7 +214,7 @@ def test_calls_that_no_loop_takes_are_bounded():
         await engine.start()
 
     async def ask(count):
-        async with await Client.connect(engine) as client:
+        async with await Client.connect(engine, user="ann") as client:
             await client.until(type="welcome")
             for n in range(count):
                 await client.send(type="join", room="room", ref=n)
