@@ -226,7 +226,8 @@ impl Session<'_> {
         let kind = frame["type"].as_str().unwrap_or_default();
         self.note(kind);
         let foreign = frame["user"].as_str().is_some_and(|user| user != self.user);
-        if !matches!(kind, "presence_event" | "signal") && !(kind == "publication" && foreign) {
+        let of_others = matches!(kind, "presence_event" | "signal") || (kind == "publication" && foreign);
+        if !of_others {
             self.story.push(format!("< {:.200}", frame.to_string()));
         }
         let reference = frame["ref"].as_u64();
