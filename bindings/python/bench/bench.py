@@ -27,9 +27,9 @@ CLIENTS = 8
 
 
 async def publishes(seconds, log, in_flight=100):
-    """Awaited publishes in a second, so many in flight."""
+    """Awaited publishes in a second, so many in flight; and the microseconds of processor that each took, in all threads."""
     async with klatch.Engine(log=log) as engine:
-        start, count = time.perf_counter(), 0
+        start, count, used = time.perf_counter(), 0, time.process_time()
 
         async def one():
             nonlocal count
@@ -38,7 +38,7 @@ async def publishes(seconds, log, in_flight=100):
                 count += 1
 
         await asyncio.gather(*(one() for _ in range(in_flight)))
-        return count / (time.perf_counter() - start)
+        return count / (time.perf_counter() - start), (time.process_time() - used) / count * 1e6
 
 
 async def events(seconds):
@@ -71,11 +71,16 @@ async def events(seconds):
             return count / took
 
 
+def p99(values):
+    return statistics.quantiles(values, n=100)[98]
+
+
 class Lateness:
-    """How late a task is that wants its turn every millisecond."""
+    """How late a task is that wants its turn every millisecond, and how much of the processor its loop used meanwhile: what is more in the
+    first was spent waiting for a processor."""
 
     def __init__(self):
-        self.ms = []
+        self.late, self.used = [], []
 
     async def __aenter__(self):
         self.task = asyncio.ensure_future(self.tick())
@@ -83,15 +88,16 @@ class Lateness:
 
     async def tick(self):
         while True:
-            due = time.perf_counter() + 0.001
+            due, before = time.perf_counter() + 0.001, time.thread_time()
             await asyncio.sleep(0.001)
-            self.ms.append((time.perf_counter() - due) * 1000)
+            self.late.append((time.perf_counter() - due) * 1000)
+            self.used.append((time.thread_time() - before) * 1000)
 
     async def __aexit__(self, *error):
         self.task.cancel()
 
     def p99(self):
-        return statistics.quantiles(self.ms, n=100)[98]
+        return p99(self.late), p99(self.used)
 
 
 async def load(kind, address, rate, seconds):
@@ -123,7 +129,14 @@ async def chat(seconds, rate):
             took = min(time.perf_counter() - start, seconds)
         for h in handlers:
             h.cancel()
-        return count / took, lateness.p99()
+        return count / took, *lateness.p99()
+
+
+async def idle(seconds):
+    """The lateness in a loop in which nothing else happens: the machine's own."""
+    async with Lateness() as lateness:
+        await asyncio.sleep(seconds)
+    return lateness.p99()[0]
 
 
 async def socketio(seconds, rate):
@@ -157,7 +170,7 @@ async def socketio(seconds, rate):
     seen = count
     site.force_exit = site.should_exit = True
     await serving
-    return seen / took, lateness.p99()
+    return seen / took, *lateness.p99()
 
 
 def main():
@@ -170,20 +183,23 @@ def main():
     for _ in range(a.rounds):
         rust = json.loads(subprocess.run([a.rust, str(a.seconds)], capture_output=True, check=True).stdout)
         row = {"rust publishes/s": rust["publish"], "rust events/s": rust["events"]}
-        row["publishes/s, 100 in flight"] = asyncio.run(publishes(a.seconds, "memory"))
+        row["publishes/s, 100 in flight"], row["publish: processor us"] = asyncio.run(publishes(a.seconds, "memory"))
         with tempfile.TemporaryDirectory() as log:
-            row["publishes/s, 100 in flight, on disk"] = asyncio.run(publishes(a.seconds, log))
+            on_disk = asyncio.run(publishes(a.seconds, log))
+            row["publishes/s, 100 in flight, on disk"], row["publish on disk: processor us"] = on_disk
         row["events/s into an async handler"] = asyncio.run(events(a.seconds))
-        row["chat at 50,000/s: seen/s"], row["chat at 50,000/s: p99 lateness ms"] = asyncio.run(chat(a.seconds, 50_000))
-        row["chat flat out: seen/s"], _ = asyncio.run(chat(a.seconds, 0))
-        row["python-socketio flat out: seen/s"], row["python-socketio: p99 lateness ms"] = asyncio.run(
-            socketio(a.seconds, 0)
-        )
+        row["idle: p99 lateness ms"] = asyncio.run(idle(a.seconds))
+        seen, late, used = asyncio.run(chat(a.seconds, 50_000))
+        row |= {"chat at 50,000/s: seen/s": seen, "chat at 50,000/s: p99 lateness ms": late}
+        row["chat at 50,000/s: p99 of the loop's own work ms"] = used
+        row["chat flat out: seen/s"], *_ = asyncio.run(chat(a.seconds, 0))
+        seen, late, _ = asyncio.run(socketio(a.seconds, 0))
+        row |= {"python-socketio flat out: seen/s": seen, "python-socketio: p99 lateness ms": late}
         rows.append(row)
         print(json.dumps({k: round(v, 2) for k, v in row.items()}), flush=True)
     print()
     for name in rows[0]:
-        print(f"{name:40} {statistics.median(r[name] for r in rows):12,.2f}")
+        print(f"{name:50} {statistics.median(r[name] for r in rows):12,.2f}")
 
 
 if __name__ == "__main__":

@@ -122,17 +122,21 @@ impl Engine {
         guard(|| Ok(self.0.get()?.addresses().iter().map(ToString::to_string).collect()))
     }
 
-    /// Publishes; a future of the loop for the outcome.
+    /// Publishes; a future of the loop for the outcome. Text costs a copy, so there is none where it is empty.
+    #[pyo3(signature = (wake, room, data, user, id))]
     fn publish<'py>(
         &self,
         py: Python<'py>,
         wake: &Wake,
         room: &str,
         data: &Bound<'py, PyAny>,
-        user: &str,
-        id: &str,
+        user: Option<&str>,
+        id: Option<&str>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        guard(|| outcome(py, wake, self.0.get()?.publish(message(room, data, user, id)?)))
+        guard(|| {
+            let message = message(room, data, user.unwrap_or_default(), id.unwrap_or_default())?;
+            outcome(py, wake, self.0.get()?.publish(message))
+        })
     }
 
     /// Publishes, and waits.

@@ -9,6 +9,7 @@ use crate::guard::{guard, panic_if_asked};
 use klatch::{Ack, Result};
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
@@ -162,33 +163,23 @@ impl Wake {
 
 fn carry_out(py: Python<'_>, job: Job) -> PyResult<()> {
     match job {
-        Job::Ack(future, outcome) => {
-            let future = future.bind(py);
-            if is_done(future)? {
-                return Ok(());
-            }
-            match outcome {
-                Ok(ack) => settle(future, Bound::new(py, crate::publication::Ack::from(ack))?.as_any()),
-                Err(e) => {
-                    future.call_method1(intern!(py, "set_exception"), (error::of(&e).into_value(py),))?;
-                    Ok(())
-                }
-            }
+        Job::Ack(future, Ok(ack)) => {
+            let ack = Bound::new(py, crate::publication::Ack::from(ack))?;
+            settle(future.bind(py), intern!(py, "set_result"), ack.as_any())
         }
-        Job::Ready(future) => {
-            let future = future.bind(py);
-            if is_done(future)? { Ok(()) } else { settle(future, py.None().bind(py)) }
+        Job::Ack(future, Err(e)) => {
+            let error = error::of(&e).into_value(py).into_bound(py);
+            settle(future.bind(py), intern!(py, "set_exception"), error.as_any())
         }
+        Job::Ready(future) => settle(future.bind(py), intern!(py, "set_result"), py.None().bind(py)),
         Job::Call(call) => call(py),
     }
 }
 
-/// Whoever waited was cancelled.
-fn is_done(future: &Bound<'_, PyAny>) -> PyResult<bool> {
-    future.call_method0(intern!(future.py(), "done"))?.is_truthy()
-}
-
-fn settle(future: &Bound<'_, PyAny>, with: &Bound<'_, PyAny>) -> PyResult<()> {
-    future.call_method1(intern!(future.py(), "set_result"), (with,))?;
-    Ok(())
+/// Has a future done, unless whoever waited for it was cancelled: that is looked at only where it is refused, which is rare.
+fn settle(future: &Bound<'_, PyAny>, how: &Bound<'_, PyString>, with: &Bound<'_, PyAny>) -> PyResult<()> {
+    match future.call_method1(how, (with,)) {
+        Err(_) if future.call_method0(intern!(future.py(), "done"))?.is_truthy()? => Ok(()),
+        outcome => outcome.map(drop),
+    }
 }

@@ -330,7 +330,7 @@ class Engine(Base):
         :raises klatch.NotStored: it is certainly not stored.
         :raises klatch.OutcomeUnknown: it may be.
         """
-        return self._engine.publish(wake(), room, encode(data), user, id)
+        return self._engine.publish(wake(), room, encode(data), user or None, id or None)
 
     async def publish_batch(self, messages: Iterable[Tuple[Any, ...]]) -> List[Union[Ack, KlatchError]]:
         """Stores and delivers several messages, in order; cheaper than one by one. Each is ``(room, data)``, with ``user`` and ``id``
