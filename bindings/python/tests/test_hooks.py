@@ -203,11 +203,11 @@ def test_calls_that_no_loop_takes_are_bounded():
         log="memory",
         listen="127.0.0.1:0",
         open_users=True,
-        limits={"hook_timeout_ms": 1, "request_rate": 0, "pending_publishes": 1},
+        limits={"hook_timeout_ms": 1, "publish_rate": 0},
     )
 
-    @engine.on_join
-    async def join(request):
+    @engine.on_publish
+    async def publish(request):
         return True
 
     async def first():
@@ -217,7 +217,7 @@ def test_calls_that_no_loop_takes_are_bounded():
         async with await Client.connect(engine, user="ann") as client:
             await client.until(type="welcome")
             for n in range(count):
-                await client.send(type="join", room="room", ref=n)
+                await client.send(type="publish", room="room", data=n, ref=n)
             return [(await client.until(type="error", ref=n))["name"] for n in range(count)]
 
     async def second():
