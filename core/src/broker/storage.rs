@@ -263,7 +263,9 @@ impl Storage {
         self.metrics.storage_refusing.set(1);
         match error.code() {
             // Certainly nothing of it is in the log.
-            Code::StorageFull | Code::LogDamaged => self.tail.fail(&Outcome::NotStored(error)),
+            Code::StorageFull | Code::LogDamaged => {
+                self.tail.fail(&Outcome::NotStored(error));
+            }
             _ => {
                 if broken(Rule::UnknownIsUnknown) {
                     self.tail.fail(&Outcome::NotStored(error.clone()));

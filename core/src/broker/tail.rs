@@ -519,8 +519,8 @@ impl Tail {
         self.metrics.limit_hits[Limit::IdsBytes].add(state.ids.take_dropped());
     }
 
-    /// Answers everything admitted and not passed, because the append failed.
-    pub fn fail(&self, outcome: &Outcome) {
+    /// Answers everything admitted and not passed, because the append failed; how many publishes that were.
+    pub fn fail(&self, outcome: &Outcome) -> usize {
         let mut done = Vec::new();
         {
             let mut state = self.lock();
@@ -531,13 +531,15 @@ impl Tail {
                 done.push((w.waiter, w.room, w.id, outcome.clone()));
             }
         }
+        let count = done.len();
         let replies = self.settle(done);
         self.hub.reply(replies);
+        count
     }
 
-    /// Answers *unknown* to everything admitted and not passed, because nobody will know what became of it. What has an id is doubtful from
-    /// then on.
-    pub fn forsake(&self, error: &Error) {
+    /// Answers *unknown* to everything admitted and not passed, because nobody will know what became of it; how many publishes that were.
+    /// What has an id is doubtful from then on.
+    pub fn forsake(&self, error: &Error) -> usize {
         let state = self.lock();
         if let Some(mut doubtful) = self.doubtful() {
             // Tags come in no other publish, and those without waiters may be either.
@@ -546,12 +548,19 @@ impl Tail {
             keys.for_each(|key| doubtful.add(key, self.window_ms));
         }
         drop(state);
-        self.fail(&Outcome::Unknown(error.clone()));
+        self.fail(&Outcome::Unknown(error.clone()))
     }
 
     /// The record with this key failed: answers those who wait for it. `perhaps`: it may be in the log all the same; if it `has_id` it may
-    /// come again then.
-    pub fn give_up(&self, key: MessageKey, perhaps: bool, has_id: bool, error: &Error, steady_ms: u64) {
+    /// come again then. How many they were.
+    pub fn give_up(
+        &self,
+        key: MessageKey,
+        perhaps: bool,
+        has_id: bool,
+        error: &Error,
+        steady_ms: u64,
+    ) -> usize {
         let mut done = Vec::new();
         {
             let mut state = self.lock();
@@ -569,8 +578,10 @@ impl Tail {
             done.extend(waiting.into_iter().map(|w| (w.waiter, w.room, w.id, outcome.clone())));
             state.rest();
         }
+        let count = done.len();
         let replies = self.settle(done);
         self.hub.reply(replies);
+        count
     }
 
     /// Answers *unknown* to everything that was admitted longer ago than the publish timeout. The records may still pass; nobody

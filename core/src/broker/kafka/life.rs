@@ -123,12 +123,15 @@ impl Life {
         self.parts.get(partition as usize).is_some_and(|part| part.led.load(Ordering::Acquire))
     }
 
-    /// Answers *unknown* to all publishes that wait, and wakes who was answered.
-    pub fn forsake(&self, text: &str) {
-        for tail in &self.tails {
-            tail.forsake(&Error::new(Code::Unknown, text));
+    /// Answers *unknown* to all publishes that wait, and wakes who was answered; how many that were.
+    pub fn forsake(&self, text: &str) -> usize {
+        let error = Error::new(Code::Unknown, text);
+        let forsake = |tail: &Arc<Tail>| {
+            let count = tail.forsake(&error);
             tail.wake();
-        }
+            count
+        };
+        self.tails.iter().map(forsake).sum()
     }
 }
 

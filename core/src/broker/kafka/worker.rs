@@ -142,7 +142,7 @@ impl Worker {
         self.unwritten += queued.len() as u64;
         self.shared.refuse(queued.into_iter(), &error);
         let text = "the engine stopped before the log answered; retry with the same message id";
-        self.shared.life().forsake(text);
+        self.unwritten += self.shared.life().forsake(text) as u64;
     }
 }
 
@@ -257,14 +257,13 @@ impl Work<'_> {
         self.tailer.go_on(partition, next.max(mark.first))
     }
 
-    /// The stop's time is over: what was never sent is certainly not stored.
+    /// The stop's time is over: what was never sent is certainly not stored. Publishes are counted, not what the producer has: of that
+    /// some may have been read back, before the cluster's word came that it was stored.
     fn give_up(&mut self, now_ms: u64) {
         self.producer.purge();
-        let before = self.failed.len();
         self.producer.collect(&mut self.failed);
-        self.unwritten += (self.failed.len() - before) as u64;
-        self.answer(now_ms);
-        self.unwritten += self.producer.abandon() as u64;
+        self.unwritten += self.answer(now_ms) as u64;
+        self.producer.abandon();
     }
 
     /// Sends what has gathered. True if there was something.
@@ -353,12 +352,14 @@ impl Work<'_> {
         self.answer(now_ms);
     }
 
-    fn answer(&mut self, now_ms: u64) {
+    fn answer(&mut self, now_ms: u64) -> usize {
+        let mut count = 0;
         for Failed { message, perhaps, error } in self.failed.drain(..) {
             if let Some(tail) = self.life.tails.get(message.partition as usize) {
-                tail.give_up(message.key, perhaps, message.has_id, &error, now_ms);
+                count += tail.give_up(message.key, perhaps, message.has_id, &error, now_ms);
             }
         }
+        count
     }
 }
 
