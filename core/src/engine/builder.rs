@@ -31,7 +31,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, RwLock, mpsc};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// How long a start that failed may take to end what it had begun.
 const FAILED_START: Duration = Duration::from_secs(5);
@@ -175,6 +175,7 @@ impl Builder {
         let site = Arc::new(Site {
             shared: shared.clone(),
             admission: Arc::new(Admission::new(&settings.limits, shared.metrics.clone())),
+            given: Arc::new(Semaphore::new(settings.limits.handshakes.max(1))),
             shards,
             next: AtomicUsize::new(0),
             origins: settings.origins.clone(),

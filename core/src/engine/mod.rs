@@ -28,11 +28,12 @@ use crate::metrics::Metrics;
 use crate::protocol::frame;
 use crate::protocol::native::{encode, text};
 use crate::room::hub::congested;
+use crate::server::given;
 use crate::server::http::Site;
 use crate::server::inbox::{Item, Target};
 use crate::threads;
 use bytes::Bytes;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
@@ -51,7 +52,7 @@ use tokio::sync::watch;
 ///
 /// | Call | In a hook | In an async task | In a waker |
 /// | --- | --- | --- | --- |
-/// | [`publish`](Engine::publish), [`signal`](Engine::signal), [`send`](Engine::send), [`kick`](Engine::kick), [`presence`](Engine::presence), [`health`](Engine::health), [`consume`](Engine::consume) | works | works | works |
+/// | [`publish`](Engine::publish), [`signal`](Engine::signal), [`send`](Engine::send), [`kick`](Engine::kick), [`presence`](Engine::presence), [`serve`](Engine::serve), [`health`](Engine::health), [`consume`](Engine::consume) | works | works | works |
 /// | [`history`](Engine::history), [`subscribe`](Engine::subscribe) | works | works; reads the disk on this thread | works; holds up the engine while it reads |
 /// | [`Publishing::wait`] | works; holds up one of four threads | works; blocks this thread | `would_deadlock`, if there is no answer yet |
 /// | [`Consumer::stop`] | works, but not in that consumer's own handler, which it waits for | works; blocks this thread | `would_deadlock` |
@@ -279,6 +280,19 @@ impl Engine {
             shard.push(Item::Kick { target: target.clone(), room, code: Disconnect::Kicked });
         }
         Ok(())
+    }
+
+    /// Serves a connection that the host has accepted, as if it had come to one of the engine's listeners: HTTP first, and after its
+    /// upgrade the protocol. So a host's own web server and the engine can share a port. `read` is what has been read of it: the head of a
+    /// request, and whatever came behind. `address` is where it is from. Does not wait; the socket belongs to the engine from here on.
+    ///
+    /// Errors, with which the connection is closed: `busy` while `handshakes` others are in their handshake, or where the address has as
+    /// many as it may; `stopped`.
+    pub fn serve(&self, io: TcpStream, address: SocketAddr, read: &[u8]) -> Result<()> {
+        let site = self.running()?;
+        let runtime = self.0.pool().upgrade();
+        let runtime = runtime.ok_or_else(|| Error::new(Code::Stopped, "the engine has been stopped"))?;
+        given::serve(io, address, read, site, &runtime).inspect_err(|e| self.0.metrics.refused(e))
     }
 
     /// The engine's events from now on. There is one queue: two streams share it, and each event goes to one of them.

@@ -9,6 +9,7 @@ use crate::ids::check_name;
 use crate::metrics::Metrics;
 use crate::protocol::native::{self, decode, encode};
 use crate::server::admission::{Admission, Permit, Refusal};
+use crate::server::given::Given;
 use crate::server::inbox::{Arrival, Inbox, Item, Upgraded};
 use crate::server::shared::Shared;
 use bytes::Bytes;
@@ -25,6 +26,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 
@@ -33,6 +35,8 @@ use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body
 pub(crate) struct Site {
     pub(crate) shared: Arc<Shared>,
     pub(crate) admission: Arc<Admission>,
+    /// Places for the handshakes of connections that the host hands over.
+    pub(crate) given: Arc<Semaphore>,
     pub(crate) shards: Vec<Arc<Inbox>>,
     pub(crate) next: AtomicUsize,
     pub(crate) origins: Vec<String>,
@@ -71,16 +75,16 @@ fn keep_unsent(_: &TcpStream, _: usize) {}
 
 /// Serves one connection until it ends or is upgraded and handed to a shard. It was accepted at `since`.
 pub(crate) async fn serve(
-    io: TcpStream,
+    given: Given,
     address: SocketAddr,
     since: Instant,
     permit: Permit,
     site: &Arc<Site>,
 ) {
     // A peer that resets at once.
-    let _ = io.set_nodelay(true);
+    let _ = given.io.set_nodelay(true);
     let limits = &site.shared.policy.limits;
-    keep_unsent(&io, limits.unsent_bytes);
+    keep_unsent(&given.io, limits.unsent_bytes);
     let visit = Arc::new(Mutex::new(Visit { permit: Some(permit), granted: None }));
     let service = service_fn(|request: Request<Incoming>| {
         let visit = visit.clone();
@@ -98,7 +102,7 @@ pub(crate) async fn serve(
         .max_headers(limits.headers)
         // Its vectored writes can raise SIGPIPE, which would end a C host; plain ones do not.
         .writev(false)
-        .serve_connection(TokioIo::new(io), service);
+        .serve_connection(TokioIo::new(given), service);
     // A place among the handshakes is not kept for ever, also not by a client that reads no answers.
     let life = Duration::from_millis(limits.http_timeout_ms);
     let served = std::future::poll_fn(|cx| conn.poll_without_shutdown(cx));
@@ -123,13 +127,18 @@ pub(crate) async fn serve(
     let granted = visit.lock().unwrap_or_else(PoisonError::into_inner).granted.take();
     let Some(Granted { connect, permit }) = granted else { return };
     let parts = conn.into_parts();
+    let Given { read: unread, io } = parts.io.into_inner();
     // Out of tokio's reactor, still non-blocking.
-    let Ok(io) = parts.io.into_inner().into_std() else { return };
+    let Ok(io) = io.into_std() else { return };
     let i = site.next.fetch_add(1, Ordering::Relaxed);
     let alive: Vec<_> = site.shards.iter().filter(|s| !s.is_gone()).collect();
     if let Some(shard) = alive.get(i % alive.len().max(1)) {
         // Mostly nothing; then its buffer need not wait for the shard.
-        let read = if parts.read_buf.is_empty() { Bytes::new() } else { parts.read_buf };
+        let read = match (parts.read_buf.is_empty(), unread.is_empty()) {
+            (true, _) => unread,
+            (false, true) => parts.read_buf,
+            (false, false) => [parts.read_buf, unread].concat().into(),
+        };
         let arrival = Arrival { read, address, connect, permit };
         shard.push(Item::Upgraded(Upgraded { io, arrival }));
     }

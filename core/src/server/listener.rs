@@ -5,7 +5,9 @@ use crate::config::Limit;
 use crate::error::{Error, Result};
 use crate::server::admission::Permit;
 use crate::server::descriptors::Reserve;
+use crate::server::given::Given;
 use crate::server::http::{self, Site};
+use bytes::Bytes;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
@@ -152,7 +154,7 @@ fn serve<'a>(
     permit: Permit,
     site: &'a Arc<Site>,
 ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
-    Box::pin(http::serve(io, address, since, permit, site))
+    Box::pin(http::serve(Given { read: Bytes::new(), io }, address, since, permit, site))
 }
 
 /// The addresses that listeners are bound to.

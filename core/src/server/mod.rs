@@ -3,6 +3,7 @@
 pub(crate) mod admission;
 pub(crate) mod conn;
 pub(crate) mod descriptors;
+pub(crate) mod given;
 pub(crate) mod hookpool;
 pub(crate) mod http;
 pub(crate) mod inbox;

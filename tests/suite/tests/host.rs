@@ -3,6 +3,8 @@
 
 #[path = "host/futures.rs"]
 mod futures;
+#[path = "host/given.rs"]
+mod given;
 #[path = "host/hooks.rs"]
 mod hooks;
 #[path = "host/life.rs"]

@@ -1,0 +1,5 @@
+//! Links the addon in the way that Node expects.
+
+fn main() {
+    napi_build::setup();
+}

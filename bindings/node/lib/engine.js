@@ -1,0 +1,471 @@
+"use strict";
+
+const { EventEmitter } = require("node:events");
+const native = require("./native");
+const data = require("./data");
+const { attach } = require("./attach");
+const { Consumer } = require("./consumer");
+const { classes, fromParts, call, typed } = require("./errors");
+const { Hooks } = require("./hooks");
+const { Ack, HistoryPage } = require("./publication");
+const { Subscription } = require("./subscription");
+const { Turn, callAll } = require("./turn");
+
+/** Jobs that are taken at once. */
+const STEP = 64;
+/** Longest time of a timer. */
+const NEVER = 2 ** 31 - 1;
+
+/** What happens in an engine, and the fields of each. */
+const EVENTS = {
+  connected: ["connection", "user", "address"],
+  disconnected: ["connection", "user", "why"],
+  joined: ["connection", "user", "room"],
+  left: ["connection", "user", "room"],
+  storage: ["refusing"],
+  lost: ["count"],
+};
+
+/** Engines that run here. They are kept as a listening server is, and stopped when this thread ends. */
+const running = new Set();
+let watching = false;
+
+function watchTheEnd() {
+  if (watching) return;
+  watching = true;
+  process.on("exit", () => {
+    for (const stopNow of running) stopNow();
+  });
+}
+
+/** An error that nobody has asked for. */
+function raise(error) {
+  setImmediate(() => {
+    throw error;
+  });
+}
+
+class Engine extends EventEmitter {
+  #native;
+  #settings;
+  #page;
+  #hooks;
+  #addresses;
+  #starting;
+  #stopping;
+  #stopped = false;
+  #ticket = 0;
+  /** Calls that have yet to be answered, and what waits for something to come, by ticket. */
+  #calls = new Map();
+  #waits = new Map();
+  #works = new Map();
+  /** Keeps the process alive: a timer that never rings. */
+  #alive;
+  #referenced = true;
+  #stopNow = () => {
+    try {
+      this.#native.stopNow(1000);
+    } catch {
+      // There is nobody to tell.
+    }
+  };
+  #turn = new Turn();
+  #events = { wanted: false, open: false };
+  #closes = new FinalizationRegistry((number) => this.#native.close(number));
+  #detach = new Set();
+  #subscriptions;
+  #consumers;
+
+  constructor(options = {}) {
+    super();
+    const { page, onConnect, onJoin, onPublish, listen, ...settings } = options;
+    if (listen !== undefined) settings.listen = typeof listen === "string" ? [listen] : listen;
+    this.#settings = settings;
+    this.#page = page;
+    // The native half has this function for as long as it lives, and must not have the engine by it.
+    const weak = new WeakRef(this);
+    this.#native = new native.Engine(() => weak.deref()?.#wake());
+    const timeout = settings.limits?.hook_timeout_ms ?? 5000;
+    const hooks = { connect: onConnect, join: onJoin, publish: onPublish };
+    this.#hooks = new Hooks(hooks, this.#native, timeout, (error) => this.#fail(error));
+    this.on("newListener", (name) => {
+      if (name in EVENTS) this.#wantEvents();
+    });
+    this.#subscriptions = {
+      poll: (number, most, turn) => this.#poll((ticket) => this.#native.poll(number, most, ticket), turn),
+      watch: (subscription, number) => this.#closes.register(subscription, number, subscription),
+      close: (number, subscription) => {
+        if (subscription) this.#closes.unregister(subscription);
+        this.#native.close(number);
+      },
+      fail: (error, subscription) => this.#fail(error, subscription),
+    };
+    this.#consumers = {
+      begin: (number, work) => this.#works.set(number, work),
+      worked: (number, answer, error) => this.#native.worked(number, answer, error),
+      status: (number) => call(() => this.#native.consumerStatus(number)),
+      stop: (number, timeoutMs) => this.#call((ticket) => this.#native.stopConsumer(ticket, number, timeoutMs)),
+      fail: (error) => this.#fail(error),
+    };
+  }
+
+  static async start(options) {
+    return new Engine(options).start();
+  }
+
+  /** Opens the log, binds the addresses and starts. */
+  start() {
+    if (this.#starting) return Promise.reject(new Error("the engine has been started"));
+    this.#starting = this.#begin();
+    return this.#starting;
+  }
+
+  async #begin() {
+    let settings;
+    try {
+      settings = JSON.stringify(this.#settings);
+    } catch (error) {
+      throw new classes.InvalidConfig(`a setting is no plain value: ${error.message}`);
+    }
+    watchTheEnd();
+    running.add(this.#stopNow);
+    this.#alive = setInterval(() => {}, NEVER);
+    if (!this.#referenced) this.#alive.unref();
+    const events = this.#events.wanted;
+    try {
+      this.#addresses = await this.#call((ticket) =>
+        this.#native.start(ticket, settings, this.#page, this.#hooks.authorize, this.#hooks.publish, events),
+      );
+    } catch (error) {
+      this.#end();
+      throw error;
+    }
+    if (events) this.#pump();
+    else if (this.#events.wanted) this.#openEvents();
+    return this;
+  }
+
+  #end() {
+    this.#stopped = true;
+    running.delete(this.#stopNow);
+    clearInterval(this.#alive);
+    for (const detach of this.#detach) detach();
+    this.#detach.clear();
+  }
+
+  /** Stops; how many messages were not written in time, each of which was answered. */
+  stop(timeoutMs = 5000) {
+    if (!this.#starting) return Promise.resolve(0);
+    this.#stopping ??= this.#halt(timeoutMs);
+    return this.#stopping;
+  }
+
+  async #halt(timeoutMs) {
+    const timeout = data.ms("the timeout", timeoutMs);
+    try {
+      await this.#starting;
+    } catch {
+      // One that did not start has ended.
+      return 0;
+    }
+    try {
+      return await this.#call((ticket) => this.#native.stop(ticket, timeout));
+    } finally {
+      this.#end();
+    }
+  }
+
+  /** Whether it runs keeps the process alive; calls that are under way do in any case. */
+  ref() {
+    this.#referenced = true;
+    this.#alive?.ref();
+    return this;
+  }
+
+  unref() {
+    this.#referenced = false;
+    if (this.#calls.size === 0) this.#alive?.unref();
+    return this;
+  }
+
+  // What has come from the engine's threads.
+
+  #wake() {
+    this.#turn.begin();
+    for (;;) {
+      const text = this.#native.take(STEP);
+      if (text === null || text === undefined) return;
+      for (const job of JSON.parse(text)) {
+        try {
+          this.#do(job);
+        } catch (error) {
+          // It is not the others' fault.
+          raise(error);
+        }
+      }
+      if (this.#turn.over) {
+        setImmediate(() => this.#wake());
+        return;
+      }
+    }
+  }
+
+  #do([kind, ticket, ...rest]) {
+    switch (kind) {
+      case 0:
+        this.#answered(ticket)?.resolve(new Ack(...rest));
+        break;
+      case 1:
+        this.#answered(ticket)?.reject(fromParts(...rest[0]));
+        break;
+      case 2:
+        this.#ready(ticket);
+        break;
+      case 3:
+        this.#answered(ticket)?.resolve(rest[0]);
+        break;
+      case 4:
+        this.#hooks.ask(ticket, rest[0], rest[1]);
+        break;
+      case 5:
+        this.#works.get(ticket)?.(rest[0], rest[1], rest[2]);
+        break;
+    }
+  }
+
+  #next() {
+    this.#ticket = (this.#ticket + 1) >>> 0;
+    return this.#ticket;
+  }
+
+  /** Makes a call that is answered later. */
+  #call(begin, ticket = this.#next()) {
+    return new Promise((resolve, reject) => {
+      try {
+        begin(ticket);
+      } catch (error) {
+        reject(typed(error));
+        return;
+      }
+      this.#calls.set(ticket, { resolve, reject });
+      if (!this.#referenced) this.#alive?.ref();
+    });
+  }
+
+  #answered(ticket) {
+    const waits = this.#calls.get(ticket);
+    this.#calls.delete(ticket);
+    if (!this.#referenced && this.#calls.size === 0) this.#alive?.unref();
+    return waits;
+  }
+
+  /** Asks until there is something. */
+  async #poll(ask, turn) {
+    for (;;) {
+      const ticket = this.#next();
+      const got = call(() => ask(ticket));
+      if (got !== null && got !== undefined) return got;
+      await new Promise((resolve) => this.#waits.set(ticket, resolve));
+      turn.begin();
+    }
+  }
+
+  #ready(ticket) {
+    this.#waits.get(ticket)?.();
+    this.#waits.delete(ticket);
+  }
+
+  /** An error that no call of the program can be told of. */
+  #fail(error, at = this) {
+    const emitter = at.listenerCount("error") > 0 ? at : this;
+    if (emitter.listenerCount("error") > 0) {
+      callAll(emitter, "error", error, raise);
+    } else {
+      // A message that a handler cannot deal with must not be the end of the chat.
+      process.emitWarning(`nobody listens to the engine's "error": ${error?.stack ?? error}`, "KlatchWarning");
+    }
+  }
+
+  // Events.
+
+  #wantEvents() {
+    this.#events.wanted = true;
+    if (this.#addresses && !this.#stopped) this.#openEvents();
+  }
+
+  #openEvents() {
+    if (this.#events.open) return;
+    this.#native.openEvents();
+    this.#pump();
+  }
+
+  async #pump() {
+    this.#events.open = true;
+    const turn = new Turn();
+    try {
+      for (;;) {
+        const text = await this.#poll((ticket) => this.#native.pollEvents(ticket), turn);
+        const events = JSON.parse(text);
+        if (events === null) return;
+        for (const [kind, ...values] of events) {
+          const fields = EVENTS[kind];
+          // Of a kind that this version does not know there is nothing to tell.
+          if (!fields) continue;
+          const event = Object.fromEntries(fields.map((field, i) => [field, values[i]]));
+          callAll(this, kind, event, (error) => this.#fail(error));
+          if (turn.over) await turn.rest();
+        }
+      }
+    } catch (error) {
+      this.#fail(error);
+    }
+  }
+
+  // What a program does with it.
+
+  get addresses() {
+    if (!this.#addresses) throw new classes.Stopped("the engine has not been started");
+    return [...this.#addresses];
+  }
+
+  get url() {
+    const [first] = this.addresses;
+    if (first === undefined) throw new Error("this engine does not listen: give it `listen`, or attach it to a server");
+    return `ws://${first}/ws`;
+  }
+
+  get health() {
+    return this.#addresses ? call(() => this.#native.health()) : "stopped";
+  }
+
+  metrics() {
+    return call(() => this.#native.metrics());
+  }
+
+  publish(room, message, { user = "", id = "" } = {}) {
+    return this.#call((ticket) => {
+      data.name("a room", room);
+      data.name("a user", user);
+      data.name("an id", id, classes.InvalidId);
+      const encoded = data.encode(message);
+      if (typeof encoded === "string") this.#native.publish(ticket, room, encoded, user, id);
+      else this.#native.publishBytes(ticket, room, encoded, user, id);
+    });
+  }
+
+  async publishBatch(messages) {
+    const outcomes = Array.from(messages, ({ room, data, user, id }) => this.publish(room, data, { user, id }));
+    const settled = await Promise.allSettled(outcomes);
+    return settled.map(({ value, reason }) => value ?? reason);
+  }
+
+  async history(room, { after = 0, before = 0, limit = 50, backward = false, atLeast = 0 } = {}) {
+    const page = await this.#call((ticket) =>
+      this.#native.history(
+        ticket,
+        data.name("a room", room),
+        data.digits("after", after),
+        data.digits("before", before),
+        data.count("limit", limit),
+        Boolean(backward),
+        data.digits("atLeast", atLeast),
+      ),
+    );
+    return new HistoryPage(room, page);
+  }
+
+  subscribe(room, { since, history = 0 } = {}) {
+    const position = typeof since === "object" && since !== null ? since : { offset: since };
+    const number = this.#next();
+    const opening = this.#call(
+      (ticket) =>
+        this.#native.subscribe(
+          ticket,
+          data.name("a room", room),
+          position.offset === undefined ? null : data.digits("since", position.offset),
+          position.epoch === undefined ? null : data.name("an epoch", position.epoch),
+          data.count("history", history),
+        ),
+      number,
+    );
+    const opened = opening.then(([recovered, epoch, last]) => ({ number, recovered, epoch, last }));
+    return new Subscription(room, this.#subscriptions, opened);
+  }
+
+  async consume(group, handler, options = {}) {
+    if (typeof handler !== "function") throw new TypeError("the handler of a consumer is a function");
+    const { fromEnd = false, threads = 1, retryMs = [200, 30_000], releaseMs = 30_000, properties = {} } = options;
+    const number = this.#next();
+    const consumer = new Consumer(this.#consumers, number, handler);
+    try {
+      await this.#call(
+        (ticket) =>
+          this.#native.consume(
+            ticket,
+            data.name("a group", group),
+            Boolean(fromEnd),
+            data.count("threads", threads),
+            data.ms("retryMs", retryMs[0]),
+            data.ms("retryMs", retryMs[1]),
+            data.ms("releaseMs", releaseMs),
+            JSON.stringify(properties),
+          ),
+        number,
+      );
+    } catch (error) {
+      this.#works.delete(number);
+      throw error;
+    }
+    return consumer;
+  }
+
+  presence(room) {
+    const text = call(() => this.#native.presence(data.name("a room", room)));
+    const [count, users, truncated] = JSON.parse(text);
+    return { count, users: users.map(([user, connections]) => ({ user, connections })), truncated };
+  }
+
+  signal(room, name, value = null, { user = "" } = {}) {
+    data.name("a room", room);
+    data.name("a user", user);
+    const encoded = data.json(value);
+    call(() => this.#native.signal(room, user, data.name("an event", name), encoded));
+  }
+
+  send(connection, name, value = null) {
+    const encoded = data.json(value);
+    call(() => this.#native.send(data.name("a connection", connection), data.name("an event", name), encoded));
+  }
+
+  kick({ user, connection, room }) {
+    if ((user === undefined) === (connection === undefined)) throw new TypeError("name either a user or a connection");
+    const from = room === undefined ? null : data.name("a room", room);
+    if (user === undefined) call(() => this.#native.kickConnection(data.name("a connection", connection), from));
+    else call(() => this.#native.kickUser(data.name("a user", user), from));
+  }
+
+  /** Has the engine answer on the port of a web server, below a path. Returns what ends it. */
+  attach(server, options) {
+    const serve = {
+      socket: (fd, address, read) => call(() => this.#native.serve(fd, address, read)),
+      pair: (address, read) => call(() => this.#native.servePair(address, read)),
+      fail: (error) => this.#fail(error),
+    };
+    const detach = attach(server, serve, options);
+    this.#detach.add(detach);
+    return () => {
+      detach();
+      this.#detach.delete(detach);
+    };
+  }
+}
+
+if (Symbol.asyncDispose) {
+  Object.defineProperty(Engine.prototype, Symbol.asyncDispose, {
+    async value() {
+      await this.stop();
+    },
+  });
+}
+
+module.exports = { Engine };

@@ -1,0 +1,192 @@
+"use strict";
+
+const { EventEmitter } = require("node:events");
+const { classes } = require("./errors");
+const { offset } = require("./data");
+const { made } = require("./publication");
+const { Turn, callAll } = require("./turn");
+
+/** Most publications of one batch. */
+const BATCH = 256;
+
+/** A room's publications: history first, then live, without gap or double. */
+class Subscription extends EventEmitter {
+  #room;
+  #engine;
+  #opening;
+  /** What the engine has it under; none before it is open, and once it is closed. */
+  #number;
+  #recovered;
+  #epoch;
+  /** The offset of the last publication that was handed out. */
+  #last;
+  #ahead = [];
+  #taken = 0;
+  #closed = false;
+  #flows = false;
+  #turn = new Turn();
+
+  /** `engine` is what a subscription may do with it. */
+  constructor(room, engine, opening) {
+    super();
+    this.#room = room;
+    this.#engine = engine;
+    this.#opening = opening.then(({ number, recovered, epoch, last }) => {
+      if (this.#closed) {
+        engine.close(number);
+        return;
+      }
+      this.#number = number;
+      this.#recovered = recovered;
+      this.#epoch = epoch;
+      this.#last = offset(last);
+      engine.watch(this, number);
+    });
+    // Whoever reads it is told.
+    this.#opening.catch(() => {});
+    this.on("newListener", (name) => {
+      if (name === "message" && !this.#flows) {
+        this.#flows = true;
+        // The listener is there only after this.
+        queueMicrotask(() => this.#flow());
+      }
+    });
+  }
+
+  get room() {
+    return this.#room;
+  }
+
+  /** Resolves to itself once it is open: what comes from there on it will have. */
+  async open() {
+    await this.#opening;
+    return this;
+  }
+
+  #opened() {
+    if (this.#epoch === undefined) throw new Error("the subscription is not open yet: await its open(), or read from it");
+  }
+
+  get recovered() {
+    this.#opened();
+    return this.#recovered;
+  }
+
+  get position() {
+    this.#opened();
+    return { epoch: this.#epoch, offset: this.#last };
+  }
+
+  /** The next publications, at most so many; waits for the first. Empty at the end. */
+  async batch(most = BATCH) {
+    const batch = await this.#read(most);
+    if (batch.length > 0) this.#last = batch[batch.length - 1].offset;
+    return batch;
+  }
+
+  async #read(most) {
+    if (this.#taken < this.#ahead.length) {
+      const taken = this.#ahead.slice(this.#taken, this.#taken + most);
+      this.#taken += taken.length;
+      return taken;
+    }
+    await this.#opening;
+    while (!this.#closed) {
+      await this.#turn.rest();
+      const [text, texts, bytes] = await this.#engine.poll(this.#number, most, this.#turn);
+      const table = JSON.parse(text);
+      if (typeof table === "string") {
+        this.close();
+        if (table === "closed" || table === "stopped") break;
+        throw new classes.SubscriptionEnded(table);
+      }
+      if (table.length > 0) return made(this.#room, table, texts, bytes);
+    }
+    return [];
+  }
+
+  /** The next one; none at the end. */
+  async #next() {
+    if (this.#taken === this.#ahead.length) {
+      this.#ahead = await this.#read(BATCH);
+      this.#taken = 0;
+    }
+    const publication = this.#ahead[this.#taken];
+    if (publication !== undefined) {
+      this.#taken += 1;
+      this.#last = publication.offset;
+    }
+    return publication;
+  }
+
+  /** The publications in arrays of those that are there, each of at most so many. */
+  async *batches(most = BATCH) {
+    try {
+      for (;;) {
+        const batch = await this.batch(most);
+        if (batch.length === 0) return;
+        yield batch;
+      }
+    } finally {
+      this.close();
+    }
+  }
+
+  [Symbol.asyncIterator]() {
+    return {
+      next: async () => {
+        const value = await this.#next();
+        return value === undefined ? { done: true, value } : { done: false, value };
+      },
+      return: async () => {
+        this.close();
+        return { done: true, value: undefined };
+      },
+      [Symbol.asyncIterator]() {
+        return this;
+      },
+    };
+  }
+
+  /** Hands out to listeners. */
+  async #flow() {
+    try {
+      for (;;) {
+        const batch = await this.#read(BATCH);
+        if (batch.length === 0) break;
+        for (const publication of batch) {
+          if (this.#closed) break;
+          this.#last = publication.offset;
+          callAll(this, "message", publication, (error) => this.#fail(error));
+          if (this.#turn.over) await this.#turn.rest();
+        }
+      }
+    } catch (error) {
+      this.#fail(error);
+    }
+    callAll(this, "end", undefined, (error) => this.#fail(error));
+  }
+
+  #fail(error) {
+    this.#engine.fail(error, this);
+  }
+
+  /** Ends it; whoever waits for it is told so. */
+  close() {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#ahead = [];
+    this.#taken = 0;
+    if (this.#number !== undefined) this.#engine.close(this.#number, this);
+  }
+}
+
+if (Symbol.asyncDispose) {
+  Object.defineProperty(Subscription.prototype, Symbol.asyncDispose, {
+    async value() {
+      this.close();
+    },
+  });
+}
+
+module.exports = { Subscription };
