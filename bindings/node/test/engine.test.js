@@ -1,0 +1,245 @@
+"use strict";
+
+const assert = require("node:assert/strict");
+const { once } = require("node:events");
+const path = require("node:path");
+const { test } = require("node:test");
+const { Client, engine, folder, klatch, until } = require("./support");
+
+test("publish, history, and what is left after a restart", async (t) => {
+  const log = path.join(folder(t), "log");
+  const first = await klatch.Engine.start({ log });
+  const ack = await first.publish("lobby", { text: "hello" }, { user: "ann", id: "m1" });
+  assert.ok(ack instanceof klatch.Ack);
+  assert.deepEqual({ ...ack }, { offset: 1, epoch: ack.epoch, id: "m1", duplicate: false });
+  const again = await first.publish("lobby", { text: "hello" }, { user: "ann", id: "m1" });
+  assert.deepEqual([again.offset, again.duplicate], [1, true]);
+  await assert.rejects(first.publish("lobby", "other", { user: "ann", id: "m1" }), (error) => {
+    assert.ok(error instanceof klatch.Conflict && error instanceof klatch.NotStored && error instanceof Error);
+    assert.deepEqual([error.code, error.name, error.retry], [206, "conflict", "never"]);
+    return true;
+  });
+  await assert.rejects(klatch.Engine.start({ log }), klatch.DataDirLocked);
+  assert.equal(await first.stop(), 0);
+  assert.equal(await first.stop(), 0);
+  await assert.rejects(first.publish("lobby", 1), klatch.Stopped);
+  assert.equal(first.health, "stopped");
+
+  const second = await klatch.Engine.start({ log });
+  t.after(() => second.stop());
+  assert.equal(second.health, "up");
+  const page = await second.history("lobby");
+  assert.deepEqual([page.length, page.more, page.last, page.epoch], [1, false, 1, ack.epoch]);
+  const [p] = page;
+  assert.deepEqual([p.room, p.offset, p.prev, p.user, p.id, p.givenId], ["lobby", 1, 0, "ann", "m1", "m1"]);
+  assert.deepEqual([p.data, p.raw, p.isBytes], [{ text: "hello" }, '{"text":"hello"}', false]);
+  assert.ok(Math.abs(p.time - Date.now()) < 3_600_000);
+  assert.equal(p.data, p.data, "made once");
+});
+
+test("data comes back as it was", async (t) => {
+  const e = await engine(t);
+  const bytes = Uint8Array.of(0, 255, 10, 0);
+  const sent = [
+    null, true, 0, -1.5, "", "a", "日本 🎉 \u2028 \u0000", [1, [2, []]], { a: { b: [] }, "": 1 },
+    bytes, Buffer.from("x"), new Uint8Array(), bytes.buffer, new Uint16Array([1, 2]), "last",
+  ];
+  const outcomes = await e.publishBatch(sent.map((data) => ({ room: "r", data })));
+  assert.ok(outcomes.every((o) => o instanceof klatch.Ack));
+  const page = await e.history("r");
+  const plain = (data) => {
+    if (data instanceof ArrayBuffer) return Buffer.from(data);
+    return ArrayBuffer.isView(data) ? Buffer.from(data.buffer, data.byteOffset, data.byteLength) : data;
+  };
+  assert.deepEqual(page.publications.map((p) => p.data), sent.map(plain));
+  // The same by a subscription, which takes another way.
+  const batch = await e.subscribe("r", { history: 100 }).batch();
+  assert.deepEqual(batch.map((p) => p.data), sent.map(plain));
+  assert.deepEqual(batch.map((p) => p.raw), page.publications.map((p) => p.raw));
+  // What is kept is not a part of a larger buffer, nor the program's own.
+  assert.equal(batch[10].data.buffer === bytes.buffer, false);
+
+  const text = '{"n":18446744073709551615, "f":1.10}';
+  await e.publish("exact", new klatch.Json(text));
+  assert.equal((await e.history("exact")).publications[0].raw, text);
+
+  const circle = {};
+  circle.self = circle;
+  for (const wrong of [undefined, () => 1, Symbol("s"), 1n, circle, new klatch.Json("{"), new klatch.Json('"\ud800"')]) {
+    await assert.rejects(e.publish("r", wrong), klatch.InvalidData, String(typeof wrong));
+  }
+  await assert.rejects(e.publish("r", "x".repeat(100_000)), klatch.TooLarge);
+  await assert.rejects(e.publish(7, 1), TypeError);
+  await assert.rejects(e.publish("", 1), klatch.InvalidName);
+  await assert.rejects(e.publish("r", 1, { id: "~1" }), klatch.InvalidId);
+});
+
+test("positions are never rounded", async (t) => {
+  const { offset, digits } = require("../lib/data");
+  const { fromParts } = require("../lib/errors");
+  assert.equal(offset(9007199254740991), 9007199254740991);
+  assert.equal(offset("9007199254740992"), 9007199254740992n);
+  assert.equal(digits("since", 18446744073709551615n), "18446744073709551615");
+  for (const wrong of [9007199254740992, -1, 1.5, "1", NaN, -1n, null]) {
+    assert.throws(() => digits("since", wrong), klatch.InvalidRequest);
+  }
+  const e = await engine(t);
+  await assert.rejects(e.history("r", { atLeast: 18446744073709551615n }), klatch.Unavailable);
+  await assert.rejects(e.history("r", { after: 18446744073709551616n }), klatch.InvalidRequest);
+  assert.ok(fromParts(199, "new", "later", "", 5) instanceof klatch.NotStored, "a code of a later version");
+  assert.ok(fromParts(599, "new", "operator", "", 0) instanceof klatch.KlatchError);
+});
+
+test("every code has a class", () => {
+  const { fromParts } = require("../lib/errors");
+  // What only clients are told of.
+  const clients = ["unknown_command", "not_joined", "already_joined", "too_many_rooms", "no_room"];
+  for (const { code, name, retry } of klatch.codes) {
+    const error = fromParts(code, name, retry, "text", 7);
+    assert.deepEqual([error.code, error.name, error.retry, error.retryAfterMs], [code, name, retry, 7]);
+    if (!clients.includes(name) && name !== "ended") {
+      const own = new error.constructor("text");
+      assert.deepEqual([own.code, own.name, own.retry], [code, name, retry], `${error.constructor.name} of ${name}`);
+    }
+  }
+});
+
+test("a subscription: history, live, and on from where it was", async (t) => {
+  const e = await engine(t);
+  for (let n = 1; n <= 5; n++) await e.publish("room", n);
+  const subscription = e.subscribe("room", { history: 3 });
+  assert.throws(() => subscription.position, /not open yet/);
+  await subscription.open();
+  assert.deepEqual([subscription.recovered, subscription.position.offset], [false, 2]);
+  const seen = [];
+  for await (const p of subscription) {
+    seen.push(p.data);
+    assert.equal(subscription.position.offset, p.offset);
+    if (p.data === 5) e.publish("room", 6);
+    if (p.data === 6) break;
+  }
+  assert.deepEqual(seen, [3, 4, 5, 6]);
+  assert.deepEqual(await subscription.batch(), [], "leaving the loop closes it");
+
+  const rest = e.subscribe("room", { since: { ...subscription.position, offset: 4 } });
+  assert.deepEqual((await rest.batch(1)).map((p) => p.data), [5]);
+  assert.ok(rest.recovered);
+  assert.deepEqual((await rest.batch()).map((p) => p.data), [6]);
+  const waits = rest.batch();
+  rest.close();
+  assert.deepEqual(await waits, []);
+
+  const live = await e.subscribe("room").open();
+  const batches = live.batches();
+  const next = batches.next();
+  await e.publish("room", "live");
+  assert.deepEqual((await next).value.map((p) => p.data), ["live"]);
+  await batches.return();
+
+  await assert.rejects(e.subscribe("").open(), klatch.InvalidName);
+  await assert.rejects(e.subscribe("room", { since: { epoch: "no", offset: 1 } }).batch(), klatch.InvalidRequest);
+  const stopped = await e.subscribe("room").open();
+  const end = stopped.batch();
+  await e.stop();
+  assert.deepEqual(await end, []);
+});
+
+test("a subscription that is not read is given up, and can be resumed", async (t) => {
+  const e = await engine(t, { limits: { event_queue: 10 } });
+  const subscription = await e.subscribe("room").open();
+  await e.publishBatch(Array.from({ length: 30 }, (_, data) => ({ room: "room", data })));
+  await assert.rejects(subscription.batch(), (error) => {
+    assert.ok(error instanceof klatch.SubscriptionEnded);
+    return error.why === "slow" && error.name === "ended";
+  });
+  const seen = [];
+  for await (const p of e.subscribe("room", { since: subscription.position })) {
+    seen.push(p.data);
+    if (p.data === 29) break;
+  }
+  assert.deepEqual(seen, Array.from({ length: 30 }, (_, n) => n));
+});
+
+test("messages as events", async (t) => {
+  const e = await engine(t);
+  await e.publish("room", "old");
+  const subscription = e.subscribe("room", { history: 1 });
+  const seen = [];
+  subscription.on("message", (p) => seen.push(p.data));
+  await subscription.open();
+  await e.publish("room", "new");
+  await until(() => seen.length === 2);
+  const ended = once(subscription, "end");
+  subscription.close();
+  await ended;
+  assert.deepEqual(seen, ["old", "new"]);
+});
+
+test("events, presence, signals, send and kick", async (t) => {
+  const e = new klatch.Engine({ log: "memory", listen: "127.0.0.1:0" });
+  t.after(() => e.stop());
+  const seen = [];
+  for (const kind of ["connected", "joined", "left", "disconnected"]) e.on(kind, (event) => seen.push({ kind, ...event }));
+  await e.start();
+  assert.equal(e.url, `ws://${e.addresses[0]}/ws`);
+  const ann = await Client.connect(e.url, { room: "lobby", user: "ann" });
+  const { connection } = await ann.until({ type: "welcome" });
+  await ann.until({ type: "joined" });
+  await until(() => e.presence("lobby").count === 1);
+  assert.deepEqual(e.presence("lobby"), { count: 1, users: [{ user: "ann", connections: 1 }], truncated: false });
+  e.signal("lobby", "typing", { on: true }, { user: "bob" });
+  assert.deepEqual((await ann.until({ type: "signal" })).data, { on: true });
+  e.send(connection, "note", [1]);
+  assert.deepEqual((await ann.until({ type: "signal", name: "note" })).data, [1]);
+  e.kick({ user: "ann", room: "lobby" });
+  await ann.until({ type: "left" });
+  e.kick({ connection });
+  assert.equal(await ann.closed, 4500);
+  await until(() => seen.length === 4);
+  const who = { connection, user: "ann" };
+  assert.match(seen[0].address, /^127\.0\.0\.1:\d+$/);
+  delete seen[0].address;
+  assert.deepEqual(seen, [
+    { kind: "connected", ...who },
+    { kind: "joined", ...who, room: "lobby" },
+    { kind: "left", ...who, room: "lobby" },
+    { kind: "disconnected", ...who, why: "kicked" },
+  ]);
+  assert.match(e.metrics(), /^klatch_connections_opened_total 1$/m);
+  assert.throws(() => e.signal("lobby", "", 1), klatch.InvalidName);
+  assert.throws(() => e.signal("lobby", "x", Buffer.from("x")), TypeError);
+  assert.throws(() => e.send("nobody", "x"), klatch.InvalidRequest);
+  assert.throws(() => e.kick({}), TypeError);
+});
+
+test("events are told from when somebody listens, and what is not read is counted", async (t) => {
+  const e = await engine(t, { limits: { event_queue: 2 } });
+  const joined = once(e, "joined");
+  const ann = await Client.connect(e.url, { room: "lobby", user: "ann" });
+  assert.equal((await joined)[0].user, "ann");
+  const lost = once(e, "lost");
+  // Nothing is read while this loop has the thread.
+  const end = Date.now() + 20_000;
+  ann.send({ type: "leave" });
+  for (let n = 0; n < 50; n++) ann.send({ type: "join", room: `r${n}` });
+  // The frames go out first.
+  await new Promise((resolve) => ann.ws._socket.write("", resolve));
+  while (!/^klatch_members 50$/m.test(e.metrics()) && Date.now() < end);
+  assert.ok((await lost)[0].count > 0);
+});
+
+test("settings and addresses that cannot be", async (t) => {
+  await assert.rejects(klatch.Engine.start({ lgo: "memory" }), klatch.InvalidConfig);
+  await assert.rejects(klatch.Engine.start({ log: "memory", limits: { json_depth: -1 } }), klatch.InvalidConfig);
+  await assert.rejects(klatch.Engine.start({ log: "memory", shards: 1n }), klatch.InvalidConfig);
+  const e = await engine(t);
+  await assert.rejects(klatch.Engine.start({ log: "memory", listen: e.addresses[0] }), klatch.AddressUnusable);
+  await assert.rejects(e.start(), /has been started/);
+  assert.throws(() => new klatch.Engine({ onJoin: 7 }), TypeError);
+  const idle = new klatch.Engine({ log: "memory" });
+  await assert.rejects(idle.publish("r", 1), klatch.Stopped);
+  assert.throws(() => idle.addresses, klatch.Stopped);
+  assert.equal(await idle.stop(), 0);
+  await (await idle.start()).stop();
+  await assert.rejects(e.consume("g", () => {}), klatch.Unsupported);
+});
