@@ -1,0 +1,90 @@
+"use strict";
+
+// The same engine on Kafka: a real one, that `bindings/node/test` starts. Every test has topics of its own.
+
+const assert = require("node:assert/strict");
+const path = require("node:path");
+const { test } = require("node:test");
+const { firstError, folder, klatch, until } = require("./support");
+
+const KAFKA = process.env.KLATCH_TEST_KAFKA;
+const skip = KAFKA ? false : "there is no cluster: run bindings/node/test";
+
+async function node(t, topic, options = {}) {
+  const made = await klatch.Engine.start({
+    log: KAFKA + topic,
+    kafka: { view_dir: path.join(folder(t), "view"), partitions: 3, message_timeout_ms: 50_000 },
+    limits: { publish_timeout_ms: 60_000 },
+    ...options,
+  });
+  t.after(() => made.stop());
+  return made;
+}
+
+test("two engines are one chat", { skip }, async (t) => {
+  const [one, two] = [await node(t, "node-chat"), await node(t, "node-chat")];
+  const acks = [];
+  for (const [n, engine] of [one, two, one].entries()) {
+    acks.push(await engine.publish("lobby", n, { user: "ann", id: `m${n}` }));
+  }
+  const seen = [];
+  for await (const p of two.subscribe("lobby", { since: 0 })) {
+    seen.push(p);
+    if (seen.length === 3) break;
+  }
+  assert.deepEqual(seen.map((p) => p.data), [0, 1, 2]);
+  assert.deepEqual(seen.map((p) => p.offset), acks.map((a) => a.offset));
+  const again = await two.publish("lobby", 0, { user: "ann", id: "m0" });
+  assert.deepEqual([again.duplicate, again.offset], [true, acks[0].offset]);
+});
+
+test("a consumer commits what was done, and no more", { skip }, async (t) => {
+  const engine = await node(t, "node-work");
+  for (let n = 0; n < 20; n++) await engine.publish("room", n);
+  const seen = [];
+  const error = firstError(engine);
+  let fails = true;
+  const work = await engine.consume(
+    "archive",
+    async ({ data, room }) => {
+      await new Promise(setImmediate);
+      if (data === 7 && fails) {
+        fails = false;
+        throw new Error(`once more, ${room}`);
+      }
+      seen.push(data);
+    },
+    { retryMs: [1, 10] },
+  );
+  await until(() => seen.length === 20);
+  assert.deepEqual(seen, Array.from({ length: 20 }, (_, n) => n));
+  assert.equal((await error).message, "once more, room");
+  const { partitions, retries, handled, lastError, failed } = work.status();
+  assert.deepEqual([partitions, retries, handled >= 20, failed], [3, 1, true, null]);
+  assert.match(lastError, /once more/);
+  assert.equal(await work.stop(), true);
+
+  // What never settles is given up at the end of the time, and comes again.
+  await engine.publish("room", 20);
+  let stuck;
+  const never = await engine.consume("archive", ({ data }) => ((stuck = data), new Promise(() => {})));
+  await until(() => stuck === 20);
+  await never.stop(50);
+  const rest = [];
+  const last = await engine.consume("archive", ({ data }) => void rest.push(data));
+  await until(() => rest.length > 0);
+  assert.deepEqual(rest, [20]);
+  // The engine ends its consumers with itself.
+  await engine.stop();
+  await last.stop();
+});
+
+test("an engine stops although a handler never settles", { skip }, async (t) => {
+  const engine = await node(t, "node-stuck");
+  await engine.publish("room", 1);
+  let begun = false;
+  await engine.consume("stuck", () => ((begun = true), new Promise(() => {})));
+  await until(() => begun);
+  await engine.stop(500);
+  assert.equal(engine.health, "stopped");
+});

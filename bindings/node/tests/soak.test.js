@@ -1,0 +1,54 @@
+"use strict";
+
+const assert = require("node:assert/strict");
+const fs = require("node:fs");
+const { test } = require("node:test");
+const { setImmediate: turn } = require("node:timers/promises");
+const v8 = require("node:v8");
+const vm = require("node:vm");
+const { klatch } = require("./support");
+
+v8.setFlagsFromString("--expose-gc");
+const gc = vm.runInNewContext("gc");
+
+const CYCLES = 1000;
+
+/** What the process has after everything that nobody holds is gone. */
+async function held() {
+  for (let n = 0; n < 5; n++) {
+    gc();
+    await turn();
+  }
+  const status = fs.readFileSync("/proc/self/status", "utf8");
+  const field = (name) => Number(status.match(new RegExp(`${name}:\\s+(\\d+)`))[1]);
+  return {
+    heap: process.memoryUsage().heapUsed,
+    resident: field("VmRSS") * 1024,
+    threads: field("Threads"),
+    files: fs.readdirSync("/proc/self/fd").length,
+  };
+}
+
+async function cycle() {
+  const engine = await klatch.Engine.start({ log: "memory", listen: "127.0.0.1:0", shards: 1, onPublish: () => true });
+  engine.on("joined", () => {});
+  const subscription = engine.subscribe("lobby");
+  subscription.on("message", () => {});
+  const left = engine.subscribe("lobby").batch();
+  await engine.publish("lobby", { text: "hello" });
+  await engine.history("lobby");
+  await left;
+  await engine.stop();
+}
+
+test(`x32: ${CYCLES} starts and stops leave nothing behind`, async () => {
+  for (let n = 0; n < 100; n++) await cycle();
+  const before = await held();
+  for (let n = 0; n < CYCLES; n++) await cycle();
+  const after = await held();
+  const text = JSON.stringify({ before, after });
+  assert.ok(after.threads <= before.threads && after.files <= before.files, text);
+  // Of each cycle less than a tenth of what an engine has.
+  assert.ok(after.heap - before.heap < CYCLES * 1000, text);
+  assert.ok(after.resident - before.resident < CYCLES * 20_000, text);
+});

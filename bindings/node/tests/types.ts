@@ -1,0 +1,87 @@
+// What index.d.ts promises, as the compiler sees it. It is not run.
+
+import {
+  Busy,
+  Conflict,
+  Deny,
+  Engine,
+  Json,
+  KlatchError,
+  NotStored,
+  OutcomeUnknown,
+  Replace,
+  SubscriptionEnded,
+  codes,
+  version,
+} from "klatch";
+import type { Ack, ConsumerStatus, HistoryPage, Offset, Position, Publication, Retry } from "klatch";
+import { engine as testEngine } from "klatch/testing";
+import { createServer } from "node:http";
+
+async function all(): Promise<void> {
+  const engine: Engine = await Engine.start({
+    log: "memory",
+    listen: ["127.0.0.1:0"],
+    open_users: true,
+    limits: { publish_rate: 0 },
+    kafka: { partitions: 4, properties: { "security.protocol": "SSL" } },
+    onConnect: async ({ token, user }) => (token === "" ? new Deny("who are you?") : user),
+    onJoin: ({ room }) => room !== "cellar",
+    onPublish: ({ data, raw }) => (raw.length > 9 ? new Replace({ ...data, long: true }) : true),
+  });
+  // @ts-expect-error: a connect hook names a user.
+  new Engine({ onConnect: () => true });
+  // @ts-expect-error: no such setting.
+  new Engine({ lgo: "memory" });
+
+  engine.on("joined", ({ connection, user, room }) => engine.send(connection, "hello", { user, room }));
+  engine.on("disconnected", async ({ why }) => void why?.length);
+  engine.once("storage", ({ refusing }) => void (refusing ?? "fine"));
+  engine.on("error", (error) => void (error instanceof KlatchError && error.retryAfterMs));
+  // @ts-expect-error: it has no such event.
+  engine.on("message", () => {});
+  // @ts-expect-error: of a join there is no reason.
+  engine.on("joined", ({ why }) => why);
+
+  const ack: Ack = await engine.publish("lobby", { text: "hello" }, { user: "ann", id: "m1" });
+  const offset: Offset = ack.offset;
+  const outcomes: (Ack | KlatchError)[] = await engine.publishBatch([{ room: "lobby", data: new Json("1") }]);
+  const page: HistoryPage = await engine.history("lobby", { after: 5n, limit: 3, backward: true, atLeast: offset });
+  for (const p of page) void p.data.text;
+
+  const subscription = engine.subscribe("lobby", { since: { epoch: page.epoch, offset: page.last }, history: 5 });
+  const position: Position = (await subscription.open()).position;
+  subscription.on("message", (p: Publication) => void p.raw);
+  for await (const p of subscription) void p.user;
+  for await (const batch of engine.subscribe("lobby", { since: 7 }).batches(10)) void batch[0]?.isBytes;
+  void position;
+
+  const work = await engine.consume("archive", async (p) => void p.room, { threads: 4, retryMs: [1, 2] });
+  const status: ConsumerStatus = work.status();
+  void (status.failed?.code ?? (await work.stop(5000)));
+
+  const users: string[] = engine.presence("lobby").users.map(({ user }) => user);
+  engine.signal("lobby", "typing", null, { user: users[0] ?? "" });
+  engine.kick({ user: "ann", room: "lobby" });
+  // @ts-expect-error: whom?
+  engine.kick({});
+  const detach: () => void = engine.attach(createServer(), { path: "/chat" });
+  detach();
+  engine.unref().ref();
+  const unwritten: number = await engine.stop(1000);
+  void [unwritten, engine.url, engine.addresses[0], engine.health, engine.metrics(), version];
+
+  try {
+    await engine.publish("lobby", outcomes);
+  } catch (error) {
+    if (error instanceof OutcomeUnknown) throw error;
+    if (error instanceof NotStored) {
+      const retry: Retry = error.retry;
+      void [retry, error instanceof Busy, error instanceof Conflict, codes.find(({ code }) => code === error.code)];
+    }
+    if (error instanceof SubscriptionEnded) void error.why;
+  }
+  await (await testEngine({ log: "memory" })).stop();
+}
+
+void all;
