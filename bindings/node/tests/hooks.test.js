@@ -113,7 +113,7 @@ test("a user that no text can be is no answer", async (t) => {
   assert.ok((await error) instanceof klatch.InvalidName);
 });
 
-test("hooks may call the engine, and r23: even stop it", async (t) => {
+test("r23: hooks may call the engine, and even stop it", async (t) => {
   const e = await engine(t, {
     async onPublish({ room, data }) {
       if (data === "stop") return (await e.stop(), true);

@@ -61,8 +61,8 @@ limits! {
     HandshakeTimeoutMs handshake_timeout_ms: u64 = 10_000, "ms", "Connections closed.";
     /// Life of an HTTP connection that is not upgraded, whatever it does. Past it the connection is closed.
     HttpTimeoutMs http_timeout_ms: u64 = 30_000, "ms", "Connections closed.";
-    /// HTTP connections in their handshake at once. Past it new connections wait in the kernel's accept queue.
-    Handshakes handshakes: usize = 1024, "connections", "Times that accepting had to wait for a place.";
+    /// HTTP connections in their handshake at once. Past it new connections wait in the kernel's accept queue; one that the host hands over is refused with `busy`.
+    Handshakes handshakes: usize = 1024, "connections", "Times that accepting had to wait for a place, and those refused.";
     /// Connections of this engine. Past it: 503 before the upgrade.
     Connections connections: usize = 200_000, "connections", "Upgrades refused.", now "connections";
     /// Connections from one address (of IPv6, from one /64 network), counted from the first byte on. Past it: 429 before the upgrade; past it by more than 16: closed at once. 0 means no limit, for servers behind a proxy.

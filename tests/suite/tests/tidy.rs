@@ -229,6 +229,25 @@ fn case_ids() -> Vec<String> {
     ids('R', 25).chain(ids('X', 36)).collect()
 }
 
+/// Tests of Node's, whose names are sentences, as if they were functions: `test("x32: it ends")` is `fn x32_it_ends(`.
+fn javascript() -> Vec<(String, String)> {
+    let mut paths = Vec::new();
+    files(&root().join("bindings/node/tests"), &[".test.js"], &mut paths);
+    let name = |text: &str| {
+        let quote = text.chars().next()?;
+        let name = text[1..].split(quote).next()?;
+        let words: Vec<&str> = name.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()).collect();
+        ['"', '`'].contains(&quote).then(|| format!("fn {}(", words.join("_").to_lowercase()))
+    };
+    let functions = |path: PathBuf| {
+        let text = fs::read_to_string(&path).unwrap();
+        let names: Vec<String> =
+            text.split(" test(").flat_map(|t| t.split("\ntest(")).skip(1).filter_map(name).collect();
+        (path.strip_prefix(root()).unwrap().display().to_string(), names.join("\n"))
+    };
+    paths.into_iter().map(functions).collect()
+}
+
 #[test]
 fn the_table_of_cases_is_true() {
     let table = fs::read_to_string(root().join("tests/cases/README.md")).unwrap();
@@ -249,11 +268,12 @@ fn the_table_of_cases_is_true() {
     let relative = |p: &Path| p.strip_prefix(root()).unwrap().display().to_string();
     let python = |p: &PathBuf| (relative(p), fs::read_to_string(p).unwrap().replace("def test_", "fn test_"));
     tests.extend(paths.iter().map(python));
+    tests.extend(javascript());
     let mut wrong = Vec::new();
     for row in &rows {
         let (id, shown) = (row[0], row[2]);
         let named: Vec<&str> =
-            shown.split('`').filter(|t| t.contains(".rs::") || t.contains(".py::")).collect();
+            shown.split('`').filter(|t| [".rs::", ".py::", ".js::"].iter().any(|kind| t.contains(kind))).collect();
         if named.is_empty() && !shown.starts_with("not yet: ") {
             wrong.push(format!("{id} has neither a test nor a reason"));
         }
