@@ -480,6 +480,16 @@ export class SubscriptionEnded extends KlatchError {
   readonly why: string;
 }
 
+/** A line of the log: for the operator, without messages, names or tokens. */
+export interface LogLine {
+  readonly level: LogLevel;
+  /** The part of klatch that it is from. */
+  readonly target: string;
+  readonly text: string;
+}
+export type LogLevel = "trace" | "debug" | "info" | "warn" | "error";
+/** Has a function called with each line of the log of all engines, at this level (`warn`) and above; null: no more. */
+export function setLogHandler(handler: ((line: LogLine) => void) | null, level?: LogLevel): void;
 /** Every error code. */
 export const codes: readonly { readonly code: number; readonly name: string; readonly retry: Retry; readonly about: string }[];
 /** The package's version. */

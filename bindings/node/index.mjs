@@ -41,6 +41,7 @@ export const {
   Unsupported,
   WouldDeadlock,
   codes,
+  setLogHandler,
   version,
 } = klatch;
 export default klatch;

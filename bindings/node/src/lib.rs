@@ -11,6 +11,7 @@ mod error;
 mod event;
 mod handover;
 mod hook;
+mod log;
 mod page;
 mod queue;
 mod subscription;

@@ -243,3 +243,28 @@ test("settings and addresses that cannot be", async (t) => {
   await (await idle.start()).stop();
   await assert.rejects(e.consume("g", () => {}), klatch.Unsupported);
 });
+
+test("the log goes to who asks for it", async (t) => {
+  const native = require("../lib/native");
+  const e = await engine(t);
+  const fault = () => {
+    native.panicNext();
+    assert.throws(() => e.metrics(), klatch.InternalError);
+  };
+  fault();
+  const lines = [];
+  klatch.setLogHandler((line) => lines.push(line), "error");
+  fault();
+  await until(() => lines.length === 1);
+  assert.equal(lines[0].level, "error");
+  assert.match(lines[0].target, /^klatch/);
+  assert.match(lines[0].text, /a test asked for it/);
+  klatch.setLogHandler(null);
+  fault();
+  klatch.setLogHandler((line) => lines.push(line));
+  fault();
+  await until(() => lines.length === 2);
+  klatch.setLogHandler(null);
+  assert.throws(() => klatch.setLogHandler(() => {}, "loud"), TypeError);
+  assert.throws(() => klatch.setLogHandler("file"), TypeError);
+});

@@ -12,6 +12,7 @@ import {
   Replace,
   SubscriptionEnded,
   codes,
+  setLogHandler,
   version,
 } from "klatch";
 import type { Ack, ConsumerStatus, HistoryPage, Offset, Position, Publication, Retry } from "klatch";
@@ -67,6 +68,8 @@ async function all(): Promise<void> {
   engine.kick({});
   const detach: () => void = engine.attach(createServer(), { path: "/chat" });
   detach();
+  setLogHandler(({ level, target, text }) => void [level.length, target, text], "info");
+  setLogHandler(null);
   engine.unref().ref();
   const unwritten: number = await engine.stop(1000);
   void [unwritten, engine.url, engine.addresses[0], engine.health, engine.metrics(), version];
