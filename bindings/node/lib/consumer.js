@@ -1,5 +1,6 @@
 "use strict";
 
+const data = require("./data");
 const { fromParts } = require("./errors");
 const { inline } = require("./publication");
 
@@ -46,7 +47,8 @@ class Consumer {
   }
 
   /** Leaves the group; whether all that was handled is committed. */
-  stop(timeoutMs = 10_000) {
+  async stop(timeoutMs = 10_000) {
+    data.ms("the timeout", timeoutMs);
     this.#stopping ??= this.#engine.stop(this.#number, timeoutMs);
     return this.#stopping;
   }

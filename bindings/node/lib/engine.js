@@ -9,7 +9,7 @@ const { classes, fromParts, call, typed } = require("./errors");
 const { Hooks } = require("./hooks");
 const { Ack, HistoryPage } = require("./publication");
 const { Subscription } = require("./subscription");
-const { Turn, callAll } = require("./turn");
+const { TURN, Turn, callAll } = require("./turn");
 
 /** Jobs that are taken at once. */
 const STEP = 64;
@@ -69,7 +69,6 @@ class Engine extends EventEmitter {
       // There is nobody to tell.
     }
   };
-  #turn = new Turn();
   #events = { wanted: false, open: false };
   #closes = new FinalizationRegistry((number) => this.#native.close(number));
   #detach = new Set();
@@ -92,7 +91,7 @@ class Engine extends EventEmitter {
       if (name in EVENTS) this.#wantEvents();
     });
     this.#subscriptions = {
-      poll: (number, most, turn) => this.#poll((ticket) => this.#native.poll(number, most, ticket), turn),
+      poll: (number, most) => this.#poll((ticket) => this.#native.poll(number, most, ticket)),
       watch: (subscription, number) => this.#closes.register(subscription, number, subscription),
       close: (number, subscription) => {
         if (subscription) this.#closes.unregister(subscription);
@@ -154,14 +153,14 @@ class Engine extends EventEmitter {
   }
 
   /** Stops; how many messages were not written in time, each of which was answered. */
-  stop(timeoutMs = 5000) {
-    if (!this.#starting) return Promise.resolve(0);
-    this.#stopping ??= this.#halt(timeoutMs);
+  async stop(timeoutMs = 5000) {
+    const timeout = data.ms("the timeout", timeoutMs);
+    if (!this.#starting) return 0;
+    this.#stopping ??= this.#halt(timeout);
     return this.#stopping;
   }
 
-  async #halt(timeoutMs) {
-    const timeout = data.ms("the timeout", timeoutMs);
+  async #halt(timeout) {
     try {
       await this.#starting;
     } catch {
@@ -191,7 +190,7 @@ class Engine extends EventEmitter {
   // What has come from the engine's threads.
 
   #wake() {
-    this.#turn.begin();
+    const until = performance.now() + TURN;
     for (;;) {
       const text = this.#native.take(STEP);
       if (text === null || text === undefined) return;
@@ -203,7 +202,7 @@ class Engine extends EventEmitter {
           raise(error);
         }
       }
-      if (this.#turn.over) {
+      if (performance.now() >= until) {
         setImmediate(() => this.#wake());
         return;
       }
@@ -260,13 +259,12 @@ class Engine extends EventEmitter {
   }
 
   /** Asks until there is something. */
-  async #poll(ask, turn) {
+  async #poll(ask) {
     for (;;) {
       const ticket = this.#next();
       const got = call(() => ask(ticket));
       if (got !== null && got !== undefined) return got;
       await new Promise((resolve) => this.#waits.set(ticket, resolve));
-      turn.begin();
     }
   }
 
@@ -304,7 +302,7 @@ class Engine extends EventEmitter {
     const turn = new Turn();
     try {
       for (;;) {
-        const text = await this.#poll((ticket) => this.#native.pollEvents(ticket), turn);
+        const text = await this.#poll((ticket) => this.#native.pollEvents(ticket));
         const events = JSON.parse(text);
         if (events === null) return;
         for (const [kind, ...values] of events) {

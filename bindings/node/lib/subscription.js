@@ -93,7 +93,7 @@ class Subscription extends EventEmitter {
     await this.#opening;
     while (!this.#closed) {
       await this.#turn.rest();
-      const [text, texts, bytes] = await this.#engine.poll(this.#number, most, this.#turn);
+      const [text, texts, bytes] = await this.#engine.poll(this.#number, most);
       const table = JSON.parse(text);
       if (typeof table === "string") {
         this.close();

@@ -10,23 +10,21 @@ const TURN = 0.5;
  * need not be waited for.
  */
 class Turn {
-  #until = 0;
+  #until;
 
-  /** A turn begins. */
-  begin() {
-    this.#until = performance.now() + TURN;
-  }
-
+  /** Whether this turn has been kept for long enough. The first question in a turn begins it. */
   get over() {
-    return performance.now() >= this.#until;
+    if (this.#until !== undefined) return performance.now() >= this.#until;
+    this.#until = performance.now() + TURN;
+    setImmediate(() => {
+      this.#until = undefined;
+    });
+    return false;
   }
 
   /** To be awaited now and then. */
   async rest() {
-    if (this.over) {
-      await nextTurn();
-      this.begin();
-    }
+    if (this.over) await nextTurn();
   }
 }
 

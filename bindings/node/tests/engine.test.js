@@ -20,6 +20,7 @@ test("publish, history, and what is left after a restart", async (t) => {
     return true;
   });
   await assert.rejects(klatch.Engine.start({ log }), klatch.DataDirLocked);
+  await assert.rejects(first.stop("soon"), klatch.InvalidRequest);
   assert.equal(await first.stop(), 0);
   assert.equal(await first.stop(), 0);
   await assert.rejects(first.publish("lobby", 1), klatch.Stopped);
