@@ -44,11 +44,9 @@ function upgrade(serve, request, target, socket, head) {
       return;
     }
     const inner = new net.Socket({ fd: serve.pair(address, bytes) });
-    const end = () => {
-      socket.destroy();
-      inner.destroy();
-    };
-    for (const one of [socket, inner]) one.on("error", end).on("close", end);
+    socket.on("error", () => socket.destroy()).on("close", () => inner.destroy());
+    // Not before the engine's last words have gone out.
+    inner.on("error", () => socket.destroy()).on("close", () => socket.destroySoon());
     socket.pipe(inner).pipe(socket);
   } catch (error) {
     refuse(socket, "503 Service Unavailable");

@@ -129,7 +129,9 @@ impl Subscriber for ToJavaScript {
 
 /// The log, as one environment has it.
 #[napi]
-pub struct Log(Arc<Sink>);
+pub struct Log {
+    sink: Arc<Sink>,
+}
 
 #[napi]
 impl Log {
@@ -142,13 +144,13 @@ impl Log {
         look();
         // Refused if there is one already, which then is ours.
         let _ = tracing::subscriber::set_global_default(ToJavaScript);
-        Ok(Log(sink))
+        Ok(Log { sink })
     }
 
     /// Another level; past 4 there is nothing.
     #[napi]
     pub fn set_level(&self, level: u8) {
-        self.0.level.store(level, Ordering::Relaxed);
+        self.sink.level.store(level, Ordering::Relaxed);
         look();
     }
 
@@ -156,7 +158,7 @@ impl Log {
     #[napi]
     pub fn take(&self) -> napi::Result<Option<String>> {
         guard(|| {
-            let mut lines = self.0.lock();
+            let mut lines = self.sink.lock();
             lines.woken = false;
             let (waiting, lost) = (std::mem::take(&mut lines.waiting), std::mem::take(&mut lines.lost));
             drop(lines);
@@ -167,7 +169,7 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        self.0.level.store(u8::MAX, Ordering::Relaxed);
+        self.sink.level.store(u8::MAX, Ordering::Relaxed);
         look();
     }
 }
