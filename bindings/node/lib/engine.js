@@ -53,14 +53,14 @@ class Engine extends EventEmitter {
   #addresses;
   #starting;
   #stopping;
-  #stopped = false;
   #ticket = 0;
   /** Calls that have yet to be answered, and what waits for something to come, by ticket. */
   #calls = new Map();
   #waits = new Map();
   #works = new Map();
-  /** Keeps the process alive: a timer that never rings. */
+  /** Keeps the process alive while it is there: a timer that never rings. */
   #alive;
+  #runs = false;
   #referenced = true;
   #stopNow = () => {
     try {
@@ -88,7 +88,9 @@ class Engine extends EventEmitter {
     const hooks = { connect: onConnect, join: onJoin, publish: onPublish };
     this.#hooks = new Hooks(hooks, this.#native, timeout, (error) => this.#fail(error));
     this.on("newListener", (name) => {
-      if (name in EVENTS) this.#wantEvents();
+      // It would wait for ever.
+      if (name === "message") throw new TypeError('messages are events of a room: engine.subscribe(room).on("message", ...)');
+      if (Object.hasOwn(EVENTS, name)) this.#wantEvents();
     });
     this.#subscriptions = {
       poll: (number, most) => this.#poll((ticket) => this.#native.poll(number, most, ticket)),
@@ -128,8 +130,7 @@ class Engine extends EventEmitter {
     }
     watchTheEnd();
     running.add(this.#stopNow);
-    this.#alive = setInterval(() => {}, NEVER);
-    if (!this.#referenced) this.#alive.unref();
+    this.#runs = true;
     const events = this.#events.wanted;
     try {
       this.#addresses = await this.#call((ticket) =>
@@ -145,9 +146,9 @@ class Engine extends EventEmitter {
   }
 
   #end() {
-    this.#stopped = true;
+    this.#runs = false;
     running.delete(this.#stopNow);
-    clearInterval(this.#alive);
+    this.#keep();
     for (const detach of this.#detach) detach();
     this.#detach.clear();
   }
@@ -174,16 +175,25 @@ class Engine extends EventEmitter {
     }
   }
 
-  /** Whether it runs keeps the process alive; calls that are under way do in any case. */
+  /** Keeps the process alive while it runs, and while calls are under way, which goes for an engine that does not run too. */
+  #keep() {
+    if ((this.#runs && this.#referenced) || this.#calls.size > 0) {
+      this.#alive ??= setInterval(() => {}, NEVER);
+    } else {
+      clearInterval(this.#alive);
+      this.#alive = undefined;
+    }
+  }
+
   ref() {
     this.#referenced = true;
-    this.#alive?.ref();
+    this.#keep();
     return this;
   }
 
   unref() {
     this.#referenced = false;
-    if (this.#calls.size === 0) this.#alive?.unref();
+    this.#keep();
     return this;
   }
 
@@ -192,7 +202,15 @@ class Engine extends EventEmitter {
   #wake() {
     const until = performance.now() + TURN;
     for (;;) {
-      const text = this.#native.take(STEP);
+      let text;
+      try {
+        text = this.#native.take(STEP);
+      } catch (error) {
+        // Nobody wakes us again for what is still there.
+        setImmediate(() => this.#wake());
+        this.#fail(typed(error));
+        return;
+      }
       if (text === null || text === undefined) return;
       for (const job of JSON.parse(text)) {
         try {
@@ -247,14 +265,14 @@ class Engine extends EventEmitter {
         return;
       }
       this.#calls.set(ticket, { resolve, reject });
-      if (!this.#referenced) this.#alive?.ref();
+      this.#keep();
     });
   }
 
   #answered(ticket) {
     const waits = this.#calls.get(ticket);
     this.#calls.delete(ticket);
-    if (!this.#referenced && this.#calls.size === 0) this.#alive?.unref();
+    this.#keep();
     return waits;
   }
 
@@ -288,7 +306,7 @@ class Engine extends EventEmitter {
 
   #wantEvents() {
     this.#events.wanted = true;
-    if (this.#addresses && !this.#stopped) this.#openEvents();
+    if (this.#addresses && this.#runs) this.#openEvents();
   }
 
   #openEvents() {
@@ -306,9 +324,9 @@ class Engine extends EventEmitter {
         const events = JSON.parse(text);
         if (events === null) return;
         for (const [kind, ...values] of events) {
-          const fields = EVENTS[kind];
           // Of a kind that this version does not know there is nothing to tell.
-          if (!fields) continue;
+          if (!Object.hasOwn(EVENTS, kind)) continue;
+          const fields = EVENTS[kind];
           const event = Object.fromEntries(fields.map((field, i) => [field, values[i]]));
           callAll(this, kind, event, (error) => this.#fail(error));
           if (turn.over) await turn.rest();

@@ -170,6 +170,7 @@ test("messages as events", async (t) => {
   await subscription.open();
   await e.publish("room", "new");
   await until(() => seen.length === 2);
+  assert.throws(() => e.on("message", () => {}), /subscribe\(room\)/);
   const ended = once(subscription, "end");
   subscription.close();
   await ended;

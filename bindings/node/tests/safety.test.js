@@ -7,7 +7,7 @@ const { once } = require("node:events");
 const path = require("node:path");
 const { test } = require("node:test");
 const { Worker } = require("node:worker_threads");
-const { Client, engine, folder, klatch, script, until } = require("./support");
+const { Client, engine, firstError, folder, klatch, script, until } = require("./support");
 
 const CLIENTS = `
 const { WebSocket } = { WebSocket: require_("ws") };
@@ -76,6 +76,19 @@ test("x32: one that was unref'd before its start, and one whose start fails", as
     engine.unref();
     engine.start().then(() => console.log("started"));`,
     { out: "started" },
+  );
+  // Also what is asked of one that does not run is answered.
+  await ends(
+    t,
+    `const engine = new klatch.Engine({ log: "memory" });
+    engine.history("lobby").catch((error) => console.log(error.name));
+    engine.start().then(async () => {
+      await engine.stop();
+      await engine.history("lobby").catch((error) => console.log(error.name));
+      await engine.subscribe("lobby").batch().catch((error) => console.log(error.name));
+      console.log("end");
+    });`,
+    { out: "stopped\nstopped\nstopped\nend" },
   );
   await ends(
     t,
@@ -229,7 +242,12 @@ test("x28: a panic is an error, and everything else goes on", async (t) => {
       return /a test asked for it/.test(error.message);
     });
   }
-  assert.equal((await e.publish("r", 1)).offset, 1);
+  // Also where nobody has called anything: when what has come is taken.
+  const error = firstError(e);
+  const stored = e.publish("r", 1);
+  native.panicNext();
+  assert.equal((await stored).offset, 1);
+  assert.ok((await error) instanceof klatch.InternalError);
   assert.equal((await other.publish("r", 1)).offset, 1);
 });
 
