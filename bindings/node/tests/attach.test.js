@@ -169,7 +169,9 @@ test("others may have upgrades of their own, and what is nobody's is refused", a
   server.on("upgrade", (request, socket, head) => {
     if (request.url.startsWith("/other")) others.handleUpgrade(request, socket, head, (ws) => ws.send('{"other":1}'));
   });
-  assert.deepEqual(await (await Client.connect(url("/other"))).next(), { other: 1 });
+  const other = await Client.connect(url("/other"));
+  assert.deepEqual(await other.next(), { other: 1 });
+  await other.close();
   await assert.rejects(Client.connect(url("/klatch/ws"), {}, { origin: "https://evil.example" }), /403/);
   await (await Client.connect(url("/klatch/ws"), { user: "a" }, { origin: "https://chat.example" })).close();
   detach();

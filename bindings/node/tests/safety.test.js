@@ -252,7 +252,7 @@ test("x28: a panic is an error, and everything else goes on", async (t) => {
 });
 
 test("x33: a call while more events come than any queue holds", async (t) => {
-  const e = await engine(t, { limits: { event_queue: 100, publish_rate: 0 } });
+  const e = await engine(t, { limits: { event_queue: 100, request_rate: 0 } });
   const counts = { joined: 0, left: 0, lost: 0 };
   for (const kind of ["joined", "left"]) e.on(kind, () => counts[kind]++);
   e.on("lost", ({ count }) => (counts.lost += count));
