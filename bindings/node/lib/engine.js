@@ -81,9 +81,7 @@ class Engine extends EventEmitter {
     if (listen !== undefined) settings.listen = typeof listen === "string" ? [listen] : listen;
     this.#settings = settings;
     this.#page = page;
-    // The native half has this function for as long as it lives, and must not have the engine by it.
-    const weak = new WeakRef(this);
-    this.#native = new native.Engine(() => weak.deref()?.#wake());
+    this.#native = new native.Engine(Engine.#waker(new WeakRef(this)));
     const timeout = settings.limits?.hook_timeout_ms ?? 5000;
     const hooks = { connect: onConnect, join: onJoin, publish: onPublish };
     this.#hooks = new Hooks(hooks, this.#native, timeout, (error) => this.#fail(error));
@@ -108,6 +106,14 @@ class Engine extends EventEmitter {
       stop: (number, timeoutMs) => this.#call((ticket) => this.#native.stopConsumer(ticket, number, timeoutMs)),
       fail: (error) => this.#fail(error),
     };
+  }
+
+  /**
+   * The native half has this function for as long as it lives, and must not have the engine by it: made in the constructor it would, for
+   * the functions that are made in one place keep alive what any of them needs.
+   */
+  static #waker(engine) {
+    return () => engine.deref()?.#wake();
   }
 
   static async start(options) {

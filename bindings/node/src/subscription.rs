@@ -1,6 +1,6 @@
 //! A room's publications.
 
-use crate::engine::{Engine, offset};
+use crate::engine::{Engine, Shared, offset};
 use crate::error::{guard, why};
 use crate::page::Page;
 use crate::queue::{self, Job, Queue, json};
@@ -74,7 +74,8 @@ impl Engine {
                 None if history > 0 => Start::History(history),
                 None => Start::Live,
             };
-            self.shared.answer(ticket, true, move |shared| {
+            let live = matches!(start, Start::Live);
+            let open = move |shared: &Arc<Shared>| {
                 let subscription = shared.engine()?.subscribe(&room, start)?;
                 let (recovered, at) = (subscription.recovered(), subscription.position());
                 shared.readers.put(ticket, Reader::Idle(subscription));
@@ -82,7 +83,14 @@ impl Engine {
                 queue::offset(&mut out, at.offset);
                 out.push(']');
                 Ok(out)
-            })
+            };
+            if !live {
+                return self.shared.answer(ticket, true, open);
+            }
+            // It is to have what is published next, and looks up no more than where the room ends.
+            let answer = open(&self.shared)?;
+            self.shared.queue.push(Job::Done(ticket, Ok(answer)));
+            Ok(())
         })
     }
 

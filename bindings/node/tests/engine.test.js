@@ -130,6 +130,13 @@ test("a subscription: history, live, and on from where it was", async (t) => {
   rest.close();
   assert.deepEqual(await waits, []);
 
+  // It is there from the call on.
+  for (let n = 0; n < 20; n++) {
+    const atOnce = e.subscribe(`at once ${n}`);
+    e.publish(`at once ${n}`, n);
+    assert.equal((await atOnce.batch())[0].data, n);
+  }
+
   const live = await e.subscribe("room").open();
   const batches = live.batches();
   const next = batches.next();
