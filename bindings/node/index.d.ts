@@ -280,12 +280,19 @@ export interface ConsumeOptions {
 
 /** How a consumer is. */
 export interface ConsumerStatus {
+  /** How many partitions it has now. None while its group is dividing them, or has more members than partitions. */
   readonly partitions: number;
+  /** Records of these partitions that this node has read and this consumer has not dealt with. */
   readonly lag: number;
+  /** Publications whose handler is done with them. */
   readonly handled: number;
+  /** Errors of the handler; after each it was, or will be, called again. */
   readonly retries: number;
+  /** Records that no member saw either: duplicates, conflicts, and what is no message or in the wrong partition. */
   readonly skipped: number;
+  /** How often a partition was begun anew at its first record, because the topic no longer had what came next. */
   readonly resets: number;
+  /** The text of the handler's last error; null once that publication was handled. */
   readonly lastError: string | null;
   /** Why it does nothing any more. */
   readonly failed: KlatchError | null;

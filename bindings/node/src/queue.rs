@@ -6,6 +6,7 @@ use klatch::{Ack, Error, Publication};
 use napi::bindgen_prelude::Function;
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi::{Result, Status};
+use napi_derive::napi;
 use std::collections::VecDeque;
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -126,6 +127,16 @@ pub fn offset(out: &mut String, offset: u64) {
     const EXACT: u64 = (1 << 53) - 1;
     // Writing to a string cannot fail.
     let _ = if offset <= EXACT { write!(out, "{offset}") } else { write!(out, "\"{offset}\"") };
+}
+
+/// How an offset goes to JavaScript; for the tests of the package, for no log is so long.
+#[napi]
+pub fn offset_given(digits: String) -> Result<String> {
+    error::guard(|| {
+        let mut out = String::new();
+        offset(&mut out, crate::engine::offset(&digits)?);
+        Ok(out)
+    })
 }
 
 /// A value as JSON.

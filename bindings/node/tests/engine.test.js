@@ -84,6 +84,10 @@ test("positions are never rounded", async (t) => {
   for (const wrong of [9007199254740992, -1, 1.5, "1", NaN, -1n, null]) {
     assert.throws(() => digits("since", wrong), klatch.InvalidRequest);
   }
+  const { offsetGiven } = require("../lib/native");
+  for (const exact of [0n, 2n ** 53n - 1n, 2n ** 53n, 2n ** 53n + 1n, 2n ** 64n - 1n]) {
+    assert.equal(BigInt(offset(JSON.parse(offsetGiven(String(exact))))), exact);
+  }
   const e = await engine(t);
   await assert.rejects(e.history("r", { atLeast: 18446744073709551615n }), klatch.Unavailable);
   await assert.rejects(e.history("r", { after: 18446744073709551616n }), klatch.InvalidRequest);
