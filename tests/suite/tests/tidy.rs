@@ -272,8 +272,10 @@ fn the_table_of_cases_is_true() {
     let mut wrong = Vec::new();
     for row in &rows {
         let (id, shown) = (row[0], row[2]);
-        let named: Vec<&str> =
-            shown.split('`').filter(|t| [".rs::", ".py::", ".js::"].iter().any(|kind| t.contains(kind))).collect();
+        let named: Vec<&str> = shown
+            .split('`')
+            .filter(|t| [".rs::", ".py::", ".js::"].iter().any(|kind| t.contains(kind)))
+            .collect();
         if named.is_empty() && !shown.starts_with("not yet: ") {
             wrong.push(format!("{id} has neither a test nor a reason"));
         }
