@@ -99,7 +99,7 @@ test("x32: one that was unref'd before its start, and one whose start fails", as
 
 for (const [how, end, status] of [
   ["process.exit", "process.exit(7)", 7],
-  ["process.exit in a handler", 'engine.on("joined", () => process.exit(7)); await new Promise(() => {})', 7],
+  ["process.exit in a handler", 'engine.on("joined", () => process.exit(7)); hammer(engine, 1); await new Promise(() => {})', 7],
   ["an error that nobody catches", 'setImmediate(() => { throw new Error("on purpose"); })', 1],
   ["a rejection that nobody catches", 'Promise.reject(new Error("on purpose"))', 1],
 ]) {

@@ -229,7 +229,7 @@ fn case_ids() -> Vec<String> {
     ids('R', 25).chain(ids('X', 36)).collect()
 }
 
-/// Tests of Node's, whose names are sentences, as if they were functions: `test("x32: it ends")` is `fn x32_it_ends(`.
+/// Tests of Node's, whose names are sentences, as if they were functions: `test("id: it ends")` is `fn id_it_ends(`.
 fn javascript() -> Vec<(String, String)> {
     let mut paths = Vec::new();
     files(&root().join("bindings/node/tests"), &[".test.js"], &mut paths);
