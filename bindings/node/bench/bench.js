@@ -91,6 +91,13 @@ function lateness() {
   };
 }
 
+/** The lateness where nothing else happens: the machine's own. */
+async function idle(seconds) {
+  const late = lateness();
+  await new Promise((resolve) => setTimeout(resolve, seconds * 1000));
+  return late();
+}
+
 /** Messages of clients that a handler has seen in a second, each of which goes back to its room; and the lateness. */
 async function chat(seconds, rate) {
   const engine = await klatch.Engine.start({ log: "memory", listen: "127.0.0.1:0", limits: ROOMY });
@@ -145,6 +152,7 @@ async function round(rust, seconds) {
   row["messages/s into a handler, in batches"] = await intoHandler(byBatches);
   row['messages/s into a handler, on("message")'] = await intoHandler(byMessages);
   row["messages/s into a handler, for await"] = await intoHandler(byOnes);
+  row["nothing: event loop late at p99, ms"] = await idle(seconds);
   const steady = await chat(seconds, 50_000);
   row["chat at 50,000/s: sent/s"] = steady.sent;
   row["chat at 50,000/s: seen/s by the handler"] = steady.seen;

@@ -9,7 +9,7 @@ const { classes, fromParts, call, typed } = require("./errors");
 const { Hooks } = require("./hooks");
 const { Ack, HistoryPage } = require("./publication");
 const { Subscription } = require("./subscription");
-const { TURN, Turn, callAll } = require("./turn");
+const { TURN, turn, callAll } = require("./turn");
 
 /** Jobs that are taken at once. */
 const STEP = 64;
@@ -54,6 +54,8 @@ class Engine extends EventEmitter {
   #starting;
   #stopping;
   #ticket = 0;
+  /** Of the last ack that came with one. */
+  #epoch;
   /** Calls that have yet to be answered, and what waits for something to come, by ticket. */
   #calls = new Map();
   #waits = new Map();
@@ -233,25 +235,30 @@ class Engine extends EventEmitter {
     }
   }
 
-  #do([kind, ticket, ...rest]) {
-    switch (kind) {
-      case 0:
-        this.#answered(ticket)?.resolve(new Ack(...rest));
+  #do(job) {
+    const ticket = job[1];
+    switch (job[0]) {
+      case 0: {
+        const [, , at, epoch, id, duplicate] = job;
+        // The first of those that are taken together has one.
+        if (epoch !== 0) this.#epoch = epoch;
+        this.#answered(ticket)?.resolve(new Ack(at, this.#epoch, id, duplicate));
         break;
+      }
       case 1:
-        this.#answered(ticket)?.reject(fromParts(...rest[0]));
+        this.#answered(ticket)?.reject(fromParts(...job[2]));
         break;
       case 2:
         this.#ready(ticket);
         break;
       case 3:
-        this.#answered(ticket)?.resolve(rest[0]);
+        this.#answered(ticket)?.resolve(job[2]);
         break;
       case 4:
-        this.#hooks.ask(ticket, rest[0], rest[1]);
+        this.#hooks.ask(ticket, job[2], job[3]);
         break;
       case 5:
-        this.#works.get(ticket)?.(rest[0], rest[1], rest[2]);
+        this.#works.get(ticket)?.(job[2], job[3], job[4]);
         break;
     }
   }
@@ -323,7 +330,6 @@ class Engine extends EventEmitter {
 
   async #pump() {
     this.#events.open = true;
-    const turn = new Turn();
     try {
       for (;;) {
         const text = await this.#poll((ticket) => this.#native.pollEvents(ticket));

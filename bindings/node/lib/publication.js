@@ -2,21 +2,24 @@
 
 const { offset } = require("./data");
 
-const ITEMS = 7;
+const ITEMS = 6;
+
+/** An id, where 0 stands for none that was given. */
+const idOf = (given, at) => (given === 0 ? `~${at}` : given);
 
 /** A stored message. */
 class Publication {
   #data;
   #made = false;
 
-  constructor(room, at, prev, time, user, id, given, raw) {
+  constructor(room, at, prev, time, user, given, raw) {
     this.room = room;
     this.offset = at;
     this.prev = prev;
     this.time = time;
     this.user = user;
-    this.id = id;
-    this.givenId = given ? id : "";
+    this.id = idOf(given, at);
+    this.givenId = given === 0 ? "" : given;
     this.raw = raw;
   }
 
@@ -50,7 +53,7 @@ function made(room, table, text, bytes) {
   let inText = 0;
   let inBytes = 0;
   for (let i = 0, n = 0; i < table.length; i += ITEMS, n++) {
-    const length = table[i + 6];
+    const length = table[i + 5];
     let raw;
     if (length >= 0) {
       raw = text.slice(inText, inText + length);
@@ -61,7 +64,7 @@ function made(room, table, text, bytes) {
       inBytes += -1 - length;
     }
     const [at, prev] = [offset(table[i]), offset(table[i + 1])];
-    all[n] = new Publication(room, at, prev, table[i + 2], table[i + 3], table[i + 4], table[i + 5], raw);
+    all[n] = new Publication(room, at, prev, table[i + 2], table[i + 3], table[i + 4], raw);
   }
   return all;
 }
@@ -91,10 +94,10 @@ class HistoryPage {
 
 /** What a publish came to: the message is stored. */
 class Ack {
-  constructor(at, epoch, id, duplicate) {
+  constructor(at, epoch, given, duplicate) {
     this.offset = offset(at);
     this.epoch = epoch;
-    this.id = id;
+    this.id = idOf(given, at);
     this.duplicate = duplicate;
   }
 }

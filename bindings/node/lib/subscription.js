@@ -4,7 +4,7 @@ const { EventEmitter } = require("node:events");
 const { classes } = require("./errors");
 const { offset } = require("./data");
 const { made } = require("./publication");
-const { Turn, callAll } = require("./turn");
+const { turn, callAll } = require("./turn");
 
 /** Most publications of one batch. */
 const BATCH = 256;
@@ -24,7 +24,6 @@ class Subscription extends EventEmitter {
   #taken = 0;
   #closed = false;
   #flows = false;
-  #turn = new Turn();
 
   /** `engine` is what a subscription may do with it. */
   constructor(room, engine, opening) {
@@ -92,7 +91,7 @@ class Subscription extends EventEmitter {
     }
     await this.#opening;
     while (!this.#closed) {
-      await this.#turn.rest();
+      await turn.rest();
       const [text, texts, bytes] = await this.#engine.poll(this.#number, most);
       const table = JSON.parse(text);
       if (typeof table === "string") {
@@ -158,7 +157,7 @@ class Subscription extends EventEmitter {
           if (this.#closed) break;
           this.#last = publication.offset;
           callAll(this, "message", publication, (error) => this.#fail(error));
-          if (this.#turn.over) await this.#turn.rest();
+          if (turn.over) await turn.rest();
         }
       }
     } catch (error) {

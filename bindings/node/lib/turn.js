@@ -1,32 +1,48 @@
 "use strict";
 
-const { setImmediate: nextTurn } = require("node:timers/promises");
-
 /** Longest that one turn of the event loop is kept, in milliseconds, so that what else there is to do is not held up. */
 const TURN = 0.5;
 
-/**
- * Gives the event loop its turn where a loop of promises alone would never do so: a room with enough traffic always has something that
- * need not be waited for.
- */
-class Turn {
-  #until;
+/** When this turn has been kept for long enough; nothing while nobody has asked. */
+let until;
+let scheduled = false;
+/** Those who wait for another turn. */
+const waiting = [];
 
-  /** Whether this turn has been kept for long enough. The first question in a turn begins it. */
+function begin() {
+  until = performance.now() + TURN;
+  if (scheduled) return;
+  scheduled = true;
+  setImmediate(next);
+}
+
+/** The next turn is the first's who waits: one each, so that none of them is passed over and all of them together hold up nobody. */
+function next() {
+  scheduled = false;
+  until = undefined;
+  const first = waiting.shift();
+  if (!first) return;
+  begin();
+  first();
+}
+
+/**
+ * The turns of this thread's event loop. A loop of promises alone would never give it one: a room with enough traffic always has something
+ * that need not be waited for.
+ */
+const turn = {
+  /** Whether this turn has been kept for long enough, by whomever. The first question in a turn begins it. */
   get over() {
-    if (this.#until !== undefined) return performance.now() >= this.#until;
-    this.#until = performance.now() + TURN;
-    setImmediate(() => {
-      this.#until = undefined;
-    });
+    if (until !== undefined) return performance.now() >= until;
+    begin();
     return false;
-  }
+  },
 
   /** To be awaited now and then. */
   async rest() {
-    if (this.over) await nextTurn();
-  }
-}
+    if (turn.over) await new Promise((resolve) => waiting.push(resolve));
+  },
+};
 
 /** Calls what the program has registered, each by itself: what one throws or rejects with goes to `fail`, and the others go on. */
 function callAll(emitter, name, value, fail) {
@@ -42,4 +58,4 @@ function callAll(emitter, name, value, fail) {
   return listeners.length > 0;
 }
 
-module.exports = { TURN, Turn, callAll };
+module.exports = { TURN, turn, callAll };

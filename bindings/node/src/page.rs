@@ -10,8 +10,8 @@ use std::fmt::Write;
 /// Several publications.
 #[derive(Default)]
 pub struct Page {
-    /// An array with seven items for each: offset, prev, time, user, id, whether the id was given by the sender, and the length of its
-    /// data: in UTF-16 units of `text`; or, below zero, `-1 - n` for `n` of `bytes`.
+    /// An array with six items for each: offset, prev, time, user, id or 0 if none was given by the sender, and the length of its data: in
+    /// UTF-16 units of `text`; or, below zero, `-1 - n` for `n` of `bytes`.
     pub table: String,
     /// The JSON of those that are JSON, without anything between.
     pub text: String,
@@ -39,8 +39,11 @@ impl Page {
         offset(table, p.offset());
         table.push(',');
         offset(table, p.prev());
-        let given = !p.record.given_id().is_empty();
-        let (user, id) = (json(p.user()), json(&*p.id()));
+        let user = json(p.user());
+        let id = match p.record.given_id() {
+            "" => "0".into(),
+            id => json(id),
+        };
         let data = p.record.data_slice();
         let length = match p.kind() {
             Kind::Binary => {
@@ -55,7 +58,7 @@ impl Page {
             }
         };
         // Writing to a string cannot fail.
-        let _ = write!(table, ",{},{user},{id},{given},{length}", p.time());
+        let _ = write!(table, ",{},{user},{id},{length}", p.time());
     }
 
     /// All in one JSON array: table, text and the bytes in base64.

@@ -2,7 +2,7 @@
 
 use crate::error;
 use crate::page;
-use klatch::{Ack, Error, Publication};
+use klatch::{Ack, Epoch, Error, Publication};
 use napi::bindgen_prelude::Function;
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi::{Result, Status};
@@ -90,24 +90,31 @@ impl Queue {
             return None;
         }
         let mut out = String::with_capacity(jobs.len() * 64);
+        let mut epoch = None;
         for job in &jobs {
             out.push(if out.is_empty() { '[' } else { ',' });
-            write(&mut out, job);
+            write(&mut out, job, &mut epoch);
         }
         out.push(']');
         Some(out)
     }
 }
 
-/// A job as an array: a number for its kind, then its parts.
-fn write(out: &mut String, job: &Job) {
+/// A job as an array: a number for its kind, then its parts. Of an ack those are 0 that JavaScript can tell by itself, for texts cost it the
+/// most: the epoch, where it is that of the ack before; the id, where none was given.
+fn write(out: &mut String, job: &Job, epoch: &mut Option<Epoch>) {
     // Writing to a string cannot fail.
     let _ = match job {
         Job::Ack(ticket, Ok(ack)) => {
             let _ = write!(out, "[0,{ticket},");
             offset(out, ack.position.offset);
-            let (epoch, id) = (ack.position.epoch, json(&ack.id));
-            write!(out, ",\"{epoch}\",{id},{}]", ack.duplicate)
+            let _ = match epoch.replace(ack.position.epoch) == Some(ack.position.epoch) {
+                true => write!(out, ",0"),
+                false => write!(out, ",\"{}\"", ack.position.epoch),
+            };
+            // No id that is given begins like that.
+            let id = if ack.id.starts_with('~') { "0".into() } else { json(&ack.id) };
+            write!(out, ",{id},{}]", ack.duplicate)
         }
         Job::Ack(ticket, Err(e)) | Job::Done(ticket, Err(e)) => {
             write!(out, "[1,{ticket},{}]", error::parts(e))
