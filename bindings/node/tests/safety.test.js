@@ -128,6 +128,21 @@ for (const [how, end, status] of [
   });
 }
 
+test("r24: clients of a process that exits are told to come back", async (t) => {
+  let told;
+  const heard = (url) => (told = Client.connect(url.trim(), { room: "lobby" }).then((ann) => ann.closed));
+  const got = await script(
+    t,
+    `(async () => {
+      const engine = await klatch.Engine.start({ log: "memory", listen: "127.0.0.1:0" });
+      engine.on("joined", () => process.exit(7));
+      console.log(engine.url);
+    })();`,
+    { heard },
+  );
+  assert.deepEqual([got.status, got.signal, await told], [7, null, 4000], got.errors);
+});
+
 test("r25: nobody listens to errors, and the process goes on", async (t) => {
   const { status, out, errors } = await script(
     t,

@@ -81,7 +81,7 @@ async function engine(t, options = {}) {
 }
 
 /** Runs a program in a process of its own, and returns how it ended and what it said. */
-async function script(t, code, { args = [], type = "cjs" } = {}) {
+async function script(t, code, { args = [], type = "cjs", heard = () => {} } = {}) {
   const file = path.join(folder(t), `program.${type}`);
   // It finds klatch as these tests do.
   const scope = JSON.stringify(path.join(__dirname, "support.js"));
@@ -96,7 +96,10 @@ async function script(t, code, { args = [], type = "cjs" } = {}) {
     killSignal: "SIGKILL",
   });
   let [out, errors] = ["", ""];
-  child.stdout.on("data", (text) => (out += text));
+  child.stdout.on("data", (text) => {
+    out += text;
+    heard(String(text));
+  });
   child.stderr.on("data", (text) => (errors += text));
   const [status, signal] = await once(child, "close");
   return { status, signal, out, errors };
