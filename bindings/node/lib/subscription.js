@@ -154,10 +154,10 @@ class Subscription extends EventEmitter {
         const batch = await this.#read(BATCH);
         if (batch.length === 0) break;
         for (const publication of batch) {
+          if (turn.over) await turn.rest();
           if (this.#closed) break;
           this.#last = publication.offset;
           callAll(this, "message", publication, (error) => this.#fail(error));
-          if (turn.over) await turn.rest();
         }
       }
     } catch (error) {

@@ -191,6 +191,36 @@ test("messages as events", async (t) => {
   assert.deepEqual(seen, ["old", "new"]);
 });
 
+test("rooms with traffic share the turns of the event loop", async (t) => {
+  const e = await engine(t);
+  const rooms = Array.from({ length: 8 }, (_, n) => `room${n}`);
+  const each = 20;
+  for (const room of rooms) await e.publishBatch(Array.from({ length: each }, (_, n) => ({ room, data: n })));
+  // Each had half a millisecond of every turn once, and all of them together held up everything else.
+  let [inTurn, most, count] = [0, 0, 0];
+  const seen = rooms.map(() => []);
+  rooms.forEach((room, n) =>
+    e.subscribe(room, { since: 0 }).on("message", ({ data }) => {
+      const until = performance.now() + 1;
+      while (performance.now() < until);
+      seen[n].push(data);
+      count++;
+      inTurn++;
+    }),
+  );
+  while (count < rooms.length * each) {
+    await new Promise(setImmediate);
+    most = Math.max(most, inTurn);
+    inTurn = 0;
+    // And none is passed over.
+    const far = seen.map((data) => data.length);
+    if (Math.min(...far) > 0) assert.ok(Math.max(...far) - Math.min(...far) <= 2, String(far));
+  }
+  assert.ok(most <= 2, `${most} in one turn`);
+  const all = Array.from({ length: each }, (_, n) => n);
+  seen.forEach((data) => assert.deepEqual(data, all));
+});
+
 test("events, presence, signals, send and kick", async (t) => {
   const e = new klatch.Engine({ log: "memory", listen: "127.0.0.1:0" });
   t.after(() => e.stop());
