@@ -56,6 +56,16 @@ impl Ring {
         }
         Ok(future)
     }
+
+    /// Whether somebody still waits for its future.
+    fn is_awaited(&self, py: Python<'_>) -> PyResult<bool> {
+        let waits = match &*self.heard.lock().unwrap_or_else(PoisonError::into_inner) {
+            Heard::Waits(future) => future.clone_ref(py),
+            Heard::Nothing | Heard::Rang => return Ok(false),
+        };
+        // Whoever is cancelled has cancelled it.
+        Ok(!waits.bind(py).call_method0("done")?.is_truthy()?)
+    }
 }
 
 impl std::task::Wake for Ring {
@@ -73,6 +83,8 @@ impl std::task::Wake for Ring {
 pub struct Subscription {
     /// None while somebody reads, and once it is closed.
     state: Mutex<Option<Owned<State>>>,
+    /// Of the read that has begun, in a loop: one that is thrown away would not ring it.
+    ring: Mutex<Option<Arc<Ring>>>,
     closed: AtomicBool,
     closer: Owned<klatch::Closer>,
     position: Mutex<(String, u64)>,
@@ -88,6 +100,7 @@ impl Subscription {
             closer: Owned::new(inner.closer()),
             position: Mutex::new((at.epoch.to_string(), at.offset)),
             state: Mutex::new(Some(Owned::new(State::Idle(inner)))),
+            ring: Mutex::default(),
             closed: AtomicBool::new(false),
         }
     }
@@ -98,7 +111,7 @@ impl Subscription {
             return if self.closed.load(Ordering::Acquire) {
                 Ok(None)
             } else {
-                Err(PyRuntimeError::new_err("this subscription is being read elsewhere"))
+                Err(read_elsewhere())
             };
         };
         if let Err(e) = owned.get() {
@@ -130,6 +143,10 @@ impl Subscription {
     }
 }
 
+fn read_elsewhere() -> PyErr {
+    PyRuntimeError::new_err("this subscription is being read elsewhere")
+}
+
 fn begin(state: State, max: usize) -> Reading {
     match state {
         State::Reading(reading) => reading,
@@ -145,6 +162,13 @@ impl Subscription {
     /// The next publications: a list, `None` at the end, or a future to await before asking again.
     fn poll(&self, py: Python<'_>, wake: &Wake, max: usize) -> PyResult<Py<PyAny>> {
         guard(|| {
+            let before = self.ring.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(before) = before
+                && before.is_awaited(py)?
+            {
+                *self.ring.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
+                return Err(read_elsewhere());
+            }
             let Some(mut reading) = self.take(max)? else { return Ok(py.None()) };
             let ring = Ring::new(wake);
             match reading.as_mut().poll(&mut Context::from_waker(&ring.clone().into())) {
@@ -154,6 +178,7 @@ impl Subscription {
                 },
                 Poll::Pending => {
                     self.put_back(State::Reading(reading));
+                    *self.ring.lock().unwrap_or_else(PoisonError::into_inner) = Some(ring.clone());
                     ring.future(py, wake)
                 }
             }
@@ -204,6 +229,9 @@ impl Subscription {
             self.closed.store(true, Ordering::Release);
             let state = self.state.lock().unwrap_or_else(PoisonError::into_inner).take();
             py.detach(move || drop(state));
+            if let Some(ring) = self.ring.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                std::task::Wake::wake(ring);
+            }
             Ok(())
         })
     }

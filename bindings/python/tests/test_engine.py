@@ -220,6 +220,44 @@ def test_position_is_what_the_program_has_had_not_what_was_read_ahead():
     run(main())
 
 
+def test_one_that_is_closed_while_it_reads_history_ends():
+    async def main():
+        async with klatch.testing.engine() as engine:
+            for n in range(20):
+                await engine.publish("room", n)
+            # Who waited for a read that was thrown away waited for ever, most of the time.
+            for _ in range(20):
+                subscription = await engine.subscribe("room", since=0).__aenter__()
+                waits = asyncio.ensure_future(subscription.batch())
+                await asyncio.sleep(0)
+                await subscription.aclose()
+                assert len(await waits) in (0, 20)
+
+    run(main())
+
+
+def test_one_task_reads_at_a_time():
+    async def main():
+        async with klatch.testing.engine() as engine:
+            async with engine.subscribe("room") as subscription:
+                first = asyncio.ensure_future(subscription.batch())
+                await asyncio.sleep(0)
+                # It took the wake-up of the first one, which then waited for ever.
+                with pytest.raises(RuntimeError, match="being read elsewhere"):
+                    await subscription.batch()
+                await engine.publish("room", 1)
+                assert [p.data for p in await first] == [1]
+                second = asyncio.ensure_future(subscription.batch())
+                await asyncio.sleep(0)
+                second.cancel()
+                third = asyncio.ensure_future(subscription.batch())
+                await asyncio.sleep(0)
+                await engine.publish("room", 2)
+                assert [p.data for p in await third] == [2]
+
+    run(main())
+
+
 def test_a_subscription_ends():
     async def main():
         async with klatch.Engine(log="memory", limits={"event_queue": 10}) as engine:

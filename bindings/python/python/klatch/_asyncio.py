@@ -81,7 +81,8 @@ class Subscription:
         return self._native
 
     async def batch(self, most: int = BATCH) -> List[Publication]:
-        """The next publications, at most so many; waits for the first. Empty at the end."""
+        """The next publications, at most so many; waits for the first. Empty at the end. One task reads at a time:
+        a :exc:`RuntimeError` while another one waits."""
         if self._ahead:
             taken = [self._ahead.popleft() for _ in range(min(most, len(self._ahead)))]
             self._last = taken[-1].offset
