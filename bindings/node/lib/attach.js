@@ -2,6 +2,7 @@
 
 const http = require("node:http");
 const net = require("node:net");
+const { pipeline } = require("node:stream");
 
 /** Where the peer of a socket is, as the engine writes addresses. */
 function addressOf(socket) {
@@ -14,16 +15,21 @@ function addressOf(socket) {
 function bytesOf(request, target, behind) {
   let head = `${request.method} ${target} HTTP/${request.httpVersion}\r\n`;
   const { rawHeaders } = request;
-  for (let i = 0; i < rawHeaders.length; i += 2) head += `${rawHeaders[i]}: ${rawHeaders[i + 1]}\r\n`;
+  for (let i = 0; i < rawHeaders.length; i += 2) {
+    // Who is refused must not go on talking to the engine: what comes next may be meant for the server.
+    const close = rawHeaders[i].toLowerCase() === "connection" ? ", close" : "";
+    head += `${rawHeaders[i]}: ${rawHeaders[i + 1]}${close}\r\n`;
+  }
   // Node has read each byte as one character.
   return Buffer.concat([Buffer.from(`${head}\r\n`, "latin1"), behind]);
 }
 
-/** The descriptor of a socket that can go over as it is: not one behind TLS, and none with something yet to be sent. */
+/** The descriptor of a socket that can go over as it is: not one behind TLS, and none with something yet to be sent or read. */
 function descriptor(socket) {
   const handle = socket._handle;
   const plain = !socket.encrypted && (handle?.constructor.name === "TCP" || handle?.constructor.name === "Pipe");
-  return plain && socket.writableLength === 0 && handle.fd >= 0 ? handle.fd : undefined;
+  const empty = socket.writableLength === 0 && socket.readableLength === 0;
+  return plain && empty && handle.fd >= 0 ? handle.fd : undefined;
 }
 
 /** The target within the engine, or nothing. */
@@ -63,8 +69,9 @@ function refuse(socket, status) {
 /** One request of a connection that goes on as the server's: it is passed on, and its answer passed back. */
 function answer(serve, request, target, response) {
   const failed = () => {
-    if (!response.headersSent) response.writeHead(503, { "content-length": 0 });
-    response.end();
+    // Half an answer must not look like a whole one.
+    if (response.headersSent) response.destroy();
+    else response.writeHead(503, { "content-length": 0 }).end();
   };
   let inner;
   try {
@@ -93,7 +100,7 @@ function answer(serve, request, target, response) {
       if (got.rawHeaders[i].toLowerCase() !== "connection") back.push(got.rawHeaders[i], got.rawHeaders[i + 1]);
     }
     response.writeHead(got.statusCode, back);
-    got.pipe(response);
+    pipeline(got, response, () => {});
   });
   passed.on("error", failed);
   response.on("close", () => inner.destroy());
@@ -108,25 +115,34 @@ function attach(server, serve, { path = "/klatch" } = {}) {
   if (typeof path !== "string" || (path !== "" && !/^\/.*[^/]$/.test(path))) {
     throw new TypeError('a path is like "/chat", or empty for all of the server');
   }
-  const others = server.listeners("request");
-  server.removeAllListeners("request");
+  // Raw ones: those that are to be called once know it by themselves.
+  const [others, upgrades] = [server.rawListeners("request"), server.rawListeners("upgrade")];
+  server.removeAllListeners("request").removeAllListeners("upgrade");
+  // Where another engine was attached after this, its listeners call ours until it goes.
+  let attached = true;
   const onRequest = (request, response) => {
-    const target = within(path, request.url);
+    const target = attached ? within(path, request.url) : undefined;
     if (target !== undefined) answer(serve, request, target, response);
     else for (const other of others) other.call(server, request, response);
   };
   const onUpgrade = (request, socket, head) => {
-    const target = within(path, request.url);
+    const target = attached ? within(path, request.url) : undefined;
     if (target !== undefined) upgrade(serve, request, target, socket, head);
-    else if (server.listenerCount("upgrade") === 1) refuse(socket, "404 Not Found");
+    else if (upgrades.length > 0) for (const other of upgrades) other.call(server, request, socket, head);
+    else if (server.listenerCount("upgrade") <= 1) refuse(socket, "404 Not Found");
   };
   server.on("request", onRequest);
   server.on("upgrade", onUpgrade);
   return () => {
-    server.removeListener("upgrade", onUpgrade);
-    if (server.listeners("request").includes(onRequest)) {
-      server.removeListener("request", onRequest);
-      for (const other of others) server.on("request", other);
+    attached = false;
+    const all = [
+      ["request", onRequest, others],
+      ["upgrade", onUpgrade, upgrades],
+    ];
+    for (const [event, ours, theirs] of all) {
+      if (!server.listeners(event).includes(ours)) continue;
+      server.removeListener(event, ours);
+      for (const other of theirs) server.on(event, other);
     }
   };
 }

@@ -3,6 +3,7 @@
 const data = require("./data");
 const { fromParts } = require("./errors");
 const { inline } = require("./publication");
+const { text } = require("./turn");
 
 /** A member of a consumer group: its handler is called for every publication of every room, each on one node of the group. */
 class Consumer {
@@ -26,7 +27,7 @@ class Consumer {
       return;
     }
     const failed = (error) => {
-      done(String(error?.message ?? error));
+      done(error instanceof Error ? `${error.message}` : text(error));
       this.#engine.fail(error);
     };
     try {

@@ -1,5 +1,6 @@
 "use strict";
 
+const { types } = require("node:util");
 const { classes } = require("./errors");
 
 /** JSON text that is to be stored as it is, byte for byte. */
@@ -24,9 +25,8 @@ const wellFormed = String.prototype.isWellFormed
 function bytesOf(data) {
   if (data instanceof Uint8Array) return data;
   if (ArrayBuffer.isView(data)) return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-  if (data instanceof ArrayBuffer || (typeof SharedArrayBuffer !== "undefined" && data instanceof SharedArrayBuffer)) {
-    return new Uint8Array(data);
-  }
+  // Of any realm.
+  if (types.isAnyArrayBuffer(data)) return new Uint8Array(data);
   return undefined;
 }
 

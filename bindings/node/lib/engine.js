@@ -9,7 +9,7 @@ const { classes, fromParts, call, typed } = require("./errors");
 const { Hooks } = require("./hooks");
 const { Ack, HistoryPage } = require("./publication");
 const { Subscription } = require("./subscription");
-const { TURN, turn, callAll } = require("./turn");
+const { TURN, turn, callAll, text } = require("./turn");
 
 /** Jobs that are taken at once. */
 const STEP = 64;
@@ -72,7 +72,9 @@ class Engine extends EventEmitter {
     }
   };
   #events = { wanted: false, open: false };
-  #closes = new FinalizationRegistry((number) => this.#native.close(number));
+  /** The numbers of subscriptions, each with the ticket that it waits with, if it does. */
+  #open = new Map();
+  #closes = new FinalizationRegistry((number) => this.#let(number));
   #detach = new Set();
   #subscriptions;
   #consumers;
@@ -93,11 +95,11 @@ class Engine extends EventEmitter {
       if (Object.hasOwn(EVENTS, name)) this.#wantEvents();
     });
     this.#subscriptions = {
-      poll: (number, most) => this.#poll((ticket) => this.#native.poll(number, most, ticket)),
+      poll: (number, most) => this.#poll((ticket) => this.#native.poll(number, most, ticket), number),
       watch: (subscription, number) => this.#closes.register(subscription, number, subscription),
       close: (number, subscription) => {
         if (subscription) this.#closes.unregister(subscription);
-        this.#native.close(number);
+        this.#let(number);
       },
       fail: (error, subscription) => this.#fail(error, subscription),
     };
@@ -263,8 +265,10 @@ class Engine extends EventEmitter {
     }
   }
 
+  /** A number that nothing has. They begin anew some time. */
   #next() {
-    this.#ticket = (this.#ticket + 1) >>> 0;
+    do this.#ticket = (this.#ticket + 1) >>> 0;
+    while ([this.#calls, this.#waits, this.#works, this.#open].some((taken) => taken.has(this.#ticket)));
     return this.#ticket;
   }
 
@@ -290,13 +294,21 @@ class Engine extends EventEmitter {
   }
 
   /** Asks until there is something. */
-  async #poll(ask) {
+  async #poll(ask, number) {
     for (;;) {
       const ticket = this.#next();
       const got = call(() => ask(ticket));
       if (got !== null && got !== undefined) return got;
+      if (this.#open.has(number)) this.#open.set(number, ticket);
       await new Promise((resolve) => this.#waits.set(ticket, resolve));
     }
+  }
+
+  /** A subscription has ended. Whoever waits for it asks again, for a read that is thrown away wakes nobody. */
+  #let(number) {
+    this.#native.close(number);
+    this.#ready(this.#open.get(number));
+    this.#open.delete(number);
   }
 
   #ready(ticket) {
@@ -311,7 +323,7 @@ class Engine extends EventEmitter {
       callAll(emitter, "error", error, raise);
     } else {
       // A message that a handler cannot deal with must not be the end of the chat.
-      process.emitWarning(`nobody listens to the engine's "error": ${error?.stack ?? error}`, "KlatchWarning");
+      process.emitWarning(`nobody listens to the engine's "error": ${text(error)}`, "KlatchWarning");
     }
   }
 
@@ -382,8 +394,9 @@ class Engine extends EventEmitter {
   }
 
   async publishBatch(messages) {
-    const outcomes = Array.from(messages, ({ room, data, user, id }) => this.publish(room, data, { user, id }));
-    const settled = await Promise.allSettled(outcomes);
+    // What is no message is found before the first of them is published.
+    const all = Array.from(messages, ({ room, data, user, id }) => [room, data, { user, id }]);
+    const settled = await Promise.allSettled(all.map((message) => this.publish(...message)));
     return settled.map(({ value, reason }) => value ?? reason);
   }
 
@@ -405,6 +418,7 @@ class Engine extends EventEmitter {
   subscribe(room, { since, history = 0 } = {}) {
     const position = typeof since === "object" && since !== null ? since : { offset: since };
     const number = this.#next();
+    this.#open.set(number, undefined);
     const opening = this.#call(
       (ticket) =>
         this.#native.subscribe(
@@ -416,7 +430,13 @@ class Engine extends EventEmitter {
         ),
       number,
     );
-    const opened = opening.then(([recovered, epoch, last]) => ({ number, recovered, epoch, last }));
+    const opened = opening.then(
+      ([recovered, epoch, last]) => ({ number, recovered, epoch, last }),
+      (error) => {
+        this.#open.delete(number);
+        throw error;
+      },
+    );
     return new Subscription(room, this.#subscriptions, opened);
   }
 

@@ -3,6 +3,9 @@
 const { classes } = require("./errors");
 const data = require("./data");
 
+/** Longest time of a timer. */
+const LONGEST = 2 ** 31 - 1;
+
 /** No; the text goes to the client. To be thrown or returned. */
 class Deny extends Error {
   constructor(message = "not allowed") {
@@ -65,7 +68,7 @@ class Hooks {
     }
     this.#native = native;
     // The engine answers for hooks that are late; what is theirs is dropped after, a little later.
-    this.#timeout = timeout + 200;
+    this.#timeout = Math.min(timeout + 200, LONGEST);
     this.#fail = fail;
   }
 
@@ -87,13 +90,15 @@ class Hooks {
       return;
     }
     let outcome;
+    let waits;
     try {
       outcome = hook(request);
+      waits = typeof outcome?.then === "function";
     } catch (error) {
       this.#threw(answer, kind, error);
       return;
     }
-    if (typeof outcome?.then !== "function") {
+    if (!waits) {
       this.#answer(answer, kind, outcome);
       return;
     }

@@ -1,12 +1,18 @@
 "use strict";
 
 const native = require("./native");
+const { text: describe } = require("./turn");
 
 const LEVELS = ["trace", "debug", "info", "warn", "error"];
 const NOTHING = 255;
 
 let log;
 let handler;
+
+/** It is neither the next line's fault nor the program's end. */
+function failed(error) {
+  process.emitWarning(`the log handler failed: ${describe(error)}`, "KlatchWarning");
+}
 
 function take() {
   const text = log.take();
@@ -15,12 +21,10 @@ function take() {
   if (lost > 0) lines.push([LEVELS.indexOf("warn"), "klatch", `${lost} lines of the log were lost`]);
   for (const [level, target, text] of lines) {
     try {
-      handler?.({ level: LEVELS[level], target, text });
+      const outcome = handler?.({ level: LEVELS[level], target, text });
+      if (typeof outcome?.then === "function") Promise.resolve(outcome).catch(failed);
     } catch (error) {
-      // It is not the next line's fault.
-      setImmediate(() => {
-        throw error;
-      });
+      failed(error);
     }
   }
 }

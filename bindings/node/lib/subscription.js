@@ -2,12 +2,17 @@
 
 const { EventEmitter } = require("node:events");
 const { classes } = require("./errors");
-const { offset } = require("./data");
+const { count, offset } = require("./data");
 const { made } = require("./publication");
 const { turn, callAll } = require("./turn");
 
 /** Most publications of one batch. */
 const BATCH = 256;
+
+function size(most) {
+  if (count("the size of a batch", most) === 0) throw new classes.InvalidRequest("a batch has room for one at least");
+  return most;
+}
 
 /** A room's publications: history first, then live, without gap or double. */
 class Subscription extends EventEmitter {
@@ -23,6 +28,9 @@ class Subscription extends EventEmitter {
   #ahead = [];
   #taken = 0;
   #closed = false;
+  /** The read that others wait for: each gets what comes after the one before. */
+  #tail = Promise.resolve();
+  #readers = 0;
   #flows = false;
 
   /** `engine` is what a subscription may do with it. */
@@ -78,9 +86,22 @@ class Subscription extends EventEmitter {
 
   /** The next publications, at most so many; waits for the first. Empty at the end. */
   async batch(most = BATCH) {
-    const batch = await this.#read(most);
-    if (batch.length > 0) this.#last = batch[batch.length - 1].offset;
-    return batch;
+    const limit = size(most);
+    return this.#inTurn(async () => {
+      const batch = await this.#read(limit);
+      if (batch.length > 0) this.#last = batch[batch.length - 1].offset;
+      return batch;
+    });
+  }
+
+  #inTurn(read) {
+    this.#readers += 1;
+    const outcome = this.#tail.then(read);
+    const over = () => {
+      this.#readers -= 1;
+    };
+    this.#tail = outcome.then(over, over);
+    return outcome;
   }
 
   async #read(most) {
@@ -106,10 +127,17 @@ class Subscription extends EventEmitter {
 
   /** The next one; none at the end. */
   async #next() {
-    if (this.#taken === this.#ahead.length) {
-      this.#ahead = await this.#read(BATCH);
-      this.#taken = 0;
-    }
+    if (this.#readers === 0 && this.#taken < this.#ahead.length) return this.#one();
+    return this.#inTurn(async () => {
+      if (this.#taken === this.#ahead.length) {
+        this.#ahead = await this.#read(BATCH);
+        this.#taken = 0;
+      }
+      return this.#one();
+    });
+  }
+
+  #one() {
     const publication = this.#ahead[this.#taken];
     if (publication !== undefined) {
       this.#taken += 1;
@@ -120,6 +148,7 @@ class Subscription extends EventEmitter {
 
   /** The publications in arrays of those that are there, each of at most so many. */
   async *batches(most = BATCH) {
+    size(most);
     try {
       for (;;) {
         const batch = await this.batch(most);
@@ -151,7 +180,7 @@ class Subscription extends EventEmitter {
   async #flow() {
     try {
       for (;;) {
-        const batch = await this.#read(BATCH);
+        const batch = await this.#inTurn(() => this.#read(BATCH));
         if (batch.length === 0) break;
         for (const publication of batch) {
           if (turn.over) await turn.rest();

@@ -1,5 +1,7 @@
 "use strict";
 
+const { inspect } = require("node:util");
+
 /** Longest that one turn of the event loop is kept, in milliseconds, so that what else there is to do is not held up. */
 const TURN = 0.5;
 
@@ -58,4 +60,9 @@ function callAll(emitter, name, value, fail) {
   return listeners.length > 0;
 }
 
-module.exports = { TURN, turn, callAll };
+/** What was thrown, as text, whatever it is. */
+function text(thrown) {
+  return thrown instanceof Error && typeof thrown.stack === "string" ? thrown.stack : inspect(thrown);
+}
+
+module.exports = { TURN, turn, callAll, text };

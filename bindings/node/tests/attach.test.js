@@ -8,6 +8,7 @@ const http = require("node:http");
 const https = require("node:https");
 const net = require("node:net");
 const path = require("node:path");
+const tls = require("node:tls");
 const { test } = require("node:test");
 const { Client, PATIENCE, engine, folder, klatch, until } = require("./support");
 
@@ -115,12 +116,17 @@ test("the socket is handed over, with all that was sent without waiting", async 
   await until(() => /^klatch_connections 0$/m.test(e.metrics()) && ours().length === 0);
 });
 
-test("behind TLS it is passed on", async (t) => {
+/** A key, and a certificate that nobody has to trust. */
+function certificate(t) {
   const here = folder(t);
   const [key, cert] = [path.join(here, "key.pem"), path.join(here, "cert.pem")];
   const made = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=localhost"];
   execFileSync("openssl", made, { stdio: "ignore" });
-  const server = https.createServer({ key: fs.readFileSync(key), cert: fs.readFileSync(cert) }, app);
+  return { key: fs.readFileSync(key), cert: fs.readFileSync(cert) };
+}
+
+test("behind TLS it is passed on", async (t) => {
+  const server = https.createServer(certificate(t), app);
   const e = await engine(t, { listen: undefined });
   e.attach(server);
   const port = await listening(t, server);
@@ -182,6 +188,72 @@ test("others may have upgrades of their own, and what is nobody's is refused", a
   assert.equal((await get(`http://127.0.0.1:${port}/klatch/healthz`))[1], "app /klatch/healthz");
   assert.throws(() => e.attach({}), TypeError);
   for (const wrong of ["chat", "/chat/", "/"]) assert.throws(() => e.attach(http.createServer(), { path: wrong }), TypeError);
+});
+
+/** Sends requests on one connection, each when the one before has been answered; resolves to all that comes until it ends. */
+async function conversation(socket, ...requests) {
+  let got = "";
+  const ask = () => {
+    if (requests.length > 0 && !socket.destroyed) socket.write(`${requests.shift()}\r\n\r\n`);
+  };
+  socket.setEncoding("latin1").on("data", (text) => {
+    got += text;
+    ask();
+  });
+  // It may be closed already.
+  socket.on("error", () => {});
+  const ended = once(socket, "close", { signal: AbortSignal.timeout(PATIENCE) });
+  ask();
+  await ended;
+  return got;
+}
+
+test("who is refused does not go on talking to the engine", async (t) => {
+  const keys = certificate(t);
+  const e = await engine(t, { listen: undefined });
+  const evil =
+    "GET /klatch/ws HTTP/1.1\r\nHost: x\r\nOrigin: https://evil.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
+  for (const secure of [false, true]) {
+    const server = secure ? https.createServer(keys, app) : http.createServer(app);
+    e.attach(server);
+    const port = await listening(t, server);
+    const socket = secure ? tls.connect({ port, host: "127.0.0.1", rejectUnauthorized: false }) : net.connect(port, "127.0.0.1");
+    await once(socket, secure ? "secureConnect" : "connect");
+    // The engine has an answer for this too, and the server has one of its own.
+    const got = await conversation(socket, evil, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close");
+    assert.match(got, /^HTTP\/1.1 403 /);
+    assert.equal(got.match(/HTTP\/1.1/g).length, 1, got);
+  }
+});
+
+test("a server of WebSockets that was there before keeps its own path", async (t) => {
+  const { WebSocketServer } = require("ws");
+  const server = http.createServer(app);
+  const others = new WebSocketServer({ server, path: "/other" });
+  others.on("connection", (ws) => ws.send('{"other":1}'));
+  const [first, second] = [await engine(t, { listen: undefined }), await engine(t, { listen: undefined })];
+  const detach = first.attach(server, { path: "/first" });
+  second.attach(server, { path: "/second" });
+  const port = await listening(t, server);
+  const url = (where) => `127.0.0.1:${port}${where}`;
+  const hears = async () => {
+    const other = await Client.connect(`ws://${url("/other")}`);
+    assert.deepEqual(await other.next(), { other: 1 });
+    await other.close();
+  };
+  await hears();
+  for (const where of ["/first/ws", "/second/ws"]) {
+    const ann = await Client.connect(`ws://${url(where)}`, { user: "ann" });
+    await ann.until({ type: "welcome" });
+    await ann.close();
+  }
+  // The first one goes, though the second came after it.
+  detach();
+  assert.deepEqual((await get(`http://${url("/first/healthz")}`)).slice(0, 2), [200, "app /first/healthz"]);
+  assert.deepEqual((await get(`http://${url("/second/healthz")}`)).slice(0, 2), [200, "ok\n"]);
+  await assert.rejects(Client.connect(`ws://${url("/first/ws")}`), /400/, "the other server knows no such path");
+  await hears();
 });
 
 test("an engine that has as many handshakes as it may says so", async (t) => {

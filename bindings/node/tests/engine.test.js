@@ -191,6 +191,66 @@ test("messages as events", async (t) => {
   assert.deepEqual(seen, ["old", "new"]);
 });
 
+test("a subscription that is closed while it reads history ends", async (t) => {
+  const e = await engine(t);
+  for (let n = 0; n < 20; n++) await e.publish("room", n);
+  // Whoever waited for a read that was thrown away waited for ever, most of the time.
+  for (let n = 0; n < 20; n++) {
+    const subscription = await e.subscribe("room", { since: 0 }).open();
+    const waits = subscription.batch();
+    // At each of the steps that it takes to begin.
+    for (let step = 0; step < n; step++) await null;
+    subscription.close();
+    assert.ok([0, 20].includes((await waits).length));
+    assert.equal((await subscription.batch()).length, 0);
+  }
+});
+
+test("several read one subscription, and each publication comes once and in order", async (t) => {
+  const e = await engine(t);
+  const live = await e.subscribe("room").open();
+  const both = [live.batch(1), live.batch(1)];
+  for (let n = 0; n < 3; n++) await e.publish("room", n);
+  const rest = live.batch();
+  assert.deepEqual((await Promise.all([...both, rest])).flat().map((p) => p.data), [0, 1, 2]);
+  const items = e.subscribe("room", { since: 0 })[Symbol.asyncIterator]();
+  const three = await Promise.all([items.next(), items.next(), items.next()]);
+  assert.deepEqual(three.map(({ value }) => value.data), [0, 1, 2]);
+  for (const size of [0, -1, 1.5, NaN, "x"]) await assert.rejects(live.batch(size), klatch.InvalidRequest, String(size));
+});
+
+test("whatever is thrown is told, and the others go on", async (t) => {
+  const e = await engine(t);
+  const warnings = [];
+  const warned = (warning) => warnings.push(warning.message);
+  process.on("warning", warned);
+  t.after(() => process.removeListener("warning", warned));
+  const thrown = [Object.create(null), Symbol("odd"), null, undefined, "text"];
+  const seen = [];
+  e.subscribe("room").on("message", ({ data }) => {
+    seen.push(data);
+    throw thrown[data];
+  });
+  for (let n = 0; n < thrown.length; n++) await e.publish("room", n);
+  await until(() => seen.length === thrown.length && warnings.length === thrown.length);
+  assert.match(warnings[1], /Symbol\(odd\)/);
+});
+
+test("a batch of messages is looked at before the first is published", async (t) => {
+  const e = await engine(t);
+  await assert.rejects(e.publishBatch([{ room: "room", data: 1 }, null]), TypeError);
+  const [failed, stored] = await e.publishBatch([{ room: "room", data: undefined }, { room: "room", data: 2 }]);
+  assert.ok(failed instanceof klatch.InvalidData);
+  assert.equal(stored.offset, 1);
+});
+
+test("buffers of another realm are bytes too", async (t) => {
+  const e = await engine(t);
+  await e.publish("room", require("node:vm").runInNewContext("new Uint8Array([1, 2]).buffer"));
+  const [p] = await e.history("room");
+  assert.deepEqual([...p.data], [1, 2]);
+});
+
 test("rooms with traffic share the turns of the event loop", async (t) => {
   const e = await engine(t);
   const rooms = Array.from({ length: 8 }, (_, n) => `room${n}`);
@@ -310,6 +370,18 @@ test("the log goes to who asks for it", async (t) => {
   klatch.setLogHandler((line) => lines.push(line));
   fault();
   await until(() => lines.length === 2);
+  // One that fails is told by a warning, and does not end the program.
+  const warnings = [];
+  const warned = ({ name, message }) => warnings.push(`${name}: ${message}`);
+  process.on("warning", warned);
+  t.after(() => process.removeListener("warning", warned));
+  for (const fails of [() => { throw new Error("thrown on purpose"); }, () => Promise.reject(new Error("rejected on purpose"))]) {
+    klatch.setLogHandler(fails, "error");
+    fault();
+    const before = warnings.length;
+    await until(() => warnings.length > before);
+    assert.match(warnings[before], /^KlatchWarning: the log handler failed: Error: (thrown|rejected) on purpose/);
+  }
   klatch.setLogHandler(null);
   assert.throws(() => klatch.setLogHandler(() => {}, "loud"), TypeError);
   assert.throws(() => klatch.setLogHandler("file"), TypeError);

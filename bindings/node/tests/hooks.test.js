@@ -95,14 +95,23 @@ for (const [how, hook] of Object.entries(failing)) {
 
 for (const never of [() => new Promise(() => {}), () => ({ then() {} })]) {
   test("r25: a hook that never answers times out", async (t) => {
-    const e = await engine(t, { onJoin: never, limits: { hook_timeout_ms: 50 } });
+    const e = await engine(t, { onPublish: never, limits: { hook_timeout_ms: 50 } });
     const error = firstError(e);
-    const ann = await Client.connect(e.url);
-    ann.send({ type: "join", room: "lobby", ref: 9 });
+    const ann = await Client.connect(e.url, { room: "lobby" });
+    ann.send({ type: "publish", data: 1, ref: 9 });
     assert.equal((await ann.until({ ref: 9 })).name, "hook_timeout");
     assert.ok((await error) instanceof klatch.HookTimeout);
   });
 }
+
+test("a time for hooks that is longer than any timer is no short one", async (t) => {
+  const e = await engine(t, { onPublish: () => new Promise((resolve) => setTimeout(resolve, 20, true)), limits: { hook_timeout_ms: 3e9 } });
+  const ann = await Client.connect(e.url, { room: "lobby" });
+  for (let n = 0; n < 3; n++) {
+    ann.send({ type: "publish", data: n, id: `m${n}` });
+    await ann.until({ type: "publication", id: `m${n}` });
+  }
+});
 
 test("a user that no text can be is no answer", async (t) => {
   const e = await engine(t, { onConnect: () => "\ud800" });
