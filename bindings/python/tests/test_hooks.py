@@ -221,10 +221,12 @@ def test_calls_that_no_loop_takes_are_bounded():
             return [(await client.until(type="error", ref=n))["name"] for n in range(count)]
 
     async def second():
-        answers = await asyncio.gather(*(ask(210) for _ in range(50)))
+        answers = await asyncio.gather(*(ask(210) for _ in range(70)))
         await engine.stop()
         return sum(answers, [])
 
     asyncio.run(first())
     answers = run(second())
-    assert answers.count("hook_timeout") == 10_000 and answers.count("internal") == 500
+    late, refused = answers.count("hook_timeout"), answers.count("internal")
+    # One that is late before it is asked for takes no place in the queue.
+    assert late + refused == 14_700 and 0 < refused <= 4_700, (late, refused)
