@@ -108,11 +108,7 @@ impl Subscription {
     fn take(&self, max: usize) -> PyResult<Option<Reading>> {
         let taken = self.state.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut owned) = taken else {
-            return if self.closed.load(Ordering::Acquire) {
-                Ok(None)
-            } else {
-                Err(read_elsewhere())
-            };
+            return if self.closed.load(Ordering::Acquire) { Ok(None) } else { Err(read_elsewhere()) };
         };
         if let Err(e) = owned.get() {
             *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Some(owned);
