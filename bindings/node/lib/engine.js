@@ -9,12 +9,10 @@ const { classes, fromParts, call, typed } = require("./errors");
 const { Hooks } = require("./hooks");
 const { Ack, HistoryPage } = require("./publication");
 const { Subscription } = require("./subscription");
-const { TURN, turn, callAll, text } = require("./turn");
+const { NEVER, TURN, turn, callAll, text } = require("./turn");
 
 /** Jobs that are taken at once. */
 const STEP = 64;
-/** Longest time of a timer. */
-const NEVER = 2 ** 31 - 1;
 
 /** What happens in an engine, and the fields of each. */
 const EVENTS = {

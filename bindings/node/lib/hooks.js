@@ -2,9 +2,7 @@
 
 const { classes } = require("./errors");
 const data = require("./data");
-
-/** Longest time of a timer. */
-const LONGEST = 2 ** 31 - 1;
+const { NEVER } = require("./turn");
 
 /** No; the text goes to the client. To be thrown or returned. */
 class Deny extends Error {
@@ -68,7 +66,7 @@ class Hooks {
     }
     this.#native = native;
     // The engine answers for hooks that are late; what is theirs is dropped after, a little later.
-    this.#timeout = Math.min(timeout + 200, LONGEST);
+    this.#timeout = Math.min(timeout + 200, NEVER);
     this.#fail = fail;
   }
 

@@ -4,6 +4,8 @@ const { inspect } = require("node:util");
 
 /** Longest that one turn of the event loop is kept, in milliseconds, so that what else there is to do is not held up. */
 const TURN = 0.5;
+/** Longest time of a timer. */
+const NEVER = 2 ** 31 - 1;
 
 /** When this turn has been kept for long enough; nothing while nobody has asked. */
 let until;
@@ -65,4 +67,4 @@ function text(thrown) {
   return thrown instanceof Error && typeof thrown.stack === "string" ? thrown.stack : inspect(thrown);
 }
 
-module.exports = { TURN, turn, callAll, text };
+module.exports = { NEVER, TURN, turn, callAll, text };

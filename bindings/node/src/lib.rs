@@ -3,7 +3,8 @@
 //!
 //! No thread of the engine ever waits for JavaScript: outcomes, wake-ups and the calls of hooks and handlers gather in a [`queue`], and one
 //! call wakes the thread that runs JavaScript, which takes what has gathered as one text of JSON. Whatever waits for a disk or a thread
-//! does so on a thread of its own. Nothing is kept in statics: each environment (the main thread, each worker) has engines of its own.
+//! does so on a thread of its own. Each environment (the main thread, each worker) has engines of its own; only the
+//! log is the process's.
 
 // Where all libraries' tests are built, this has none: Node has them, and nothing is registered with it there.
 #![cfg_attr(test, allow(dead_code))]
