@@ -99,22 +99,23 @@ async function idle(seconds) {
 }
 
 /** Messages of clients that a handler has seen in a second, each of which goes back to its room; and the lateness. */
-async function chat(seconds, rate) {
+async function chat(seconds, rate, listens = true) {
   const engine = await klatch.Engine.start({ log: "memory", listen: "127.0.0.1:0", limits: ROOMY });
   let [count, length] = [0, 0];
-  for (let n = 0; n < CLIENTS; n++) {
+  for (let n = 0; listens && n < CLIENTS; n++) {
     engine.subscribe(`room${n}`).on("message", (p) => {
       count++;
       length += p.data.text.length;
     });
   }
   const port = engine.addresses[0].split(":")[1];
-  const late = lateness();
+  const [late, before] = [lateness(), performance.eventLoopUtilization()];
   const sent = await load("klatch", port, rate, seconds);
   const p99 = late();
+  const busy = 100 * performance.eventLoopUtilization(before).utilization;
   const seen = count / seconds;
   await engine.stop();
-  return { seen, p99, sent, length };
+  return { seen, p99, busy, sent, length };
 }
 
 /** The same job by socket.io. */
@@ -157,6 +158,8 @@ async function round(rust, seconds) {
   row["chat at 50,000/s: sent/s"] = steady.sent;
   row["chat at 50,000/s: seen/s by the handler"] = steady.seen;
   row["chat at 50,000/s: event loop late at p99, ms"] = steady.p99;
+  row["chat at 50,000/s: event loop busy, %"] = steady.busy;
+  row["the same that no handler sees: late at p99, ms"] = (await chat(seconds, 50_000, false)).p99;
   row["chat flat out: seen/s by the handler"] = (await chat(seconds, 0)).seen;
   const other = await socketio(seconds, 0);
   row["socket.io flat out: seen/s by the handler"] = other.seen;
