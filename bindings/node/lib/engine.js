@@ -1,10 +1,10 @@
 "use strict";
 
-const { EventEmitter } = require("node:events");
 const native = require("./native");
 const data = require("./data");
 const { attach } = require("./attach");
 const { Consumer } = require("./consumer");
+const { Emitter, CHANGED } = require("./emitter");
 const { classes, fromParts, call, typed } = require("./errors");
 const { Hooks } = require("./hooks");
 const { Ack, HistoryPage } = require("./publication");
@@ -13,6 +13,9 @@ const { NEVER, TURN, turn, callAll, text } = require("./turn");
 
 /** Jobs that are taken at once. */
 const STEP = 64;
+
+/** The last number before they begin anew: the native half has 32 bits for it. Tests have fewer. */
+const tickets = { last: 2 ** 32 - 1 };
 
 /** What happens in an engine, and the fields of each. */
 const EVENTS = {
@@ -43,7 +46,7 @@ function raise(error) {
   });
 }
 
-class Engine extends EventEmitter {
+class Engine extends Emitter {
   #native;
   #settings;
   #page;
@@ -70,6 +73,8 @@ class Engine extends EventEmitter {
     }
   };
   #events = { wanted: false, open: false };
+  /** The subscription to every room, while somebody listens to messages. */
+  #messages;
   /** The numbers of subscriptions, each with the ticket that it waits with, if it does. */
   #open = new Map();
   #closes = new FinalizationRegistry((number) => this.#let(number));
@@ -82,16 +87,12 @@ class Engine extends EventEmitter {
     const { page, onConnect, onJoin, onPublish, listen, ...settings } = options;
     if (listen !== undefined) settings.listen = typeof listen === "string" ? [listen] : listen;
     this.#settings = settings;
+    if (page !== undefined && typeof page !== "string") throw new TypeError(`the page is a string, not ${typeof page}`);
     this.#page = page;
     this.#native = new native.Engine(Engine.#waker(new WeakRef(this)));
     const timeout = settings.limits?.hook_timeout_ms ?? 5000;
     const hooks = { connect: onConnect, join: onJoin, publish: onPublish };
     this.#hooks = new Hooks(hooks, this.#native, timeout, (error) => this.#fail(error));
-    this.on("newListener", (name) => {
-      // It would wait for ever.
-      if (name === "message") throw new TypeError('messages are events of a room: engine.subscribe(room).on("message", ...)');
-      if (Object.hasOwn(EVENTS, name)) this.#wantEvents();
-    });
     this.#subscriptions = {
       poll: (number, most) => this.#poll((ticket) => this.#native.poll(number, most, ticket), number),
       watch: (subscription, number) => this.#closes.register(subscription, number, subscription),
@@ -103,6 +104,7 @@ class Engine extends EventEmitter {
     };
     this.#consumers = {
       begin: (number, work) => this.#works.set(number, work),
+      end: (number) => this.#works.delete(number),
       worked: (number, answer, error) => this.#native.worked(number, answer, error),
       status: (number) => call(() => this.#native.consumerStatus(number)),
       stop: (number, timeoutMs) => this.#call((ticket) => this.#native.stopConsumer(ticket, number, timeoutMs)),
@@ -150,6 +152,7 @@ class Engine extends EventEmitter {
     }
     if (events) this.#pump();
     else if (this.#events.wanted) this.#openEvents();
+    this.#hearMessages();
     return this;
   }
 
@@ -179,7 +182,9 @@ class Engine extends EventEmitter {
     try {
       return await this.#call((ticket) => this.#native.stop(ticket, timeout));
     } finally {
-      this.#end();
+      // One whose log could not be closed has stopped all the same. One that runs on can be asked again.
+      if (this.health === "stopped") this.#end();
+      else this.#stopping = undefined;
     }
   }
 
@@ -265,7 +270,7 @@ class Engine extends EventEmitter {
 
   /** A number that nothing has. They begin anew some time. */
   #next() {
-    do this.#ticket = (this.#ticket + 1) >>> 0;
+    do this.#ticket = this.#ticket < tickets.last ? this.#ticket + 1 : 0;
     while ([this.#calls, this.#waits, this.#works, this.#open].some((taken) => taken.has(this.#ticket)));
     return this.#ticket;
   }
@@ -327,9 +332,32 @@ class Engine extends EventEmitter {
 
   // Events.
 
-  #wantEvents() {
+  [CHANGED](name) {
+    if (name === "message" || name === undefined) this.#hearMessages();
+    if (!Object.hasOwn(EVENTS, name)) return;
     this.#events.wanted = true;
     if (this.#addresses && this.#runs) this.#openEvents();
+  }
+
+  /** Hands out what is delivered in any room, for as long as somebody listens. */
+  #hearMessages() {
+    if (this.listenerCount("message") === 0) {
+      this.#messages?.close();
+      this.#messages = undefined;
+      return;
+    }
+    if (this.#messages || !this.#addresses || !this.#runs || this.#stopping) return;
+    const messages = this.subscribeAll();
+    this.#messages = messages;
+    messages.on("message", (publication) => {
+      callAll(this, "message", publication, (error) => this.#fail(error));
+    });
+    messages.on("error", (error) => {
+      if (this.#messages === messages) this.#messages = undefined;
+      this.#fail(error);
+      // What is lost is lost, and what comes is to be heard of.
+      if (error instanceof classes.SubscriptionEnded) this.#hearMessages();
+    });
   }
 
   #openEvents() {
@@ -415,19 +443,26 @@ class Engine extends EventEmitter {
 
   subscribe(room, { since, history = 0 } = {}) {
     const position = typeof since === "object" && since !== null ? since : { offset: since };
+    return this.#listen(room, (ticket) =>
+      this.#native.subscribe(
+        ticket,
+        data.name("a room", room),
+        position.offset === undefined ? null : data.digits("since", position.offset),
+        position.epoch === undefined ? null : data.name("an epoch", position.epoch),
+        data.count("history", history),
+      ),
+    );
+  }
+
+  /** Listens to every room, from now on. */
+  subscribeAll() {
+    return this.#listen("", (ticket) => this.#native.subscribe(ticket, null, null, null, 0));
+  }
+
+  #listen(room, begin) {
     const number = this.#next();
     this.#open.set(number, undefined);
-    const opening = this.#call(
-      (ticket) =>
-        this.#native.subscribe(
-          ticket,
-          data.name("a room", room),
-          position.offset === undefined ? null : data.digits("since", position.offset),
-          position.epoch === undefined ? null : data.name("an epoch", position.epoch),
-          data.count("history", history),
-        ),
-      number,
-    );
+    const opening = this.#call(begin, number);
     const opened = opening.then(
       ([recovered, epoch, last]) => ({ number, recovered, epoch, last }),
       (error) => {
@@ -440,9 +475,10 @@ class Engine extends EventEmitter {
 
   async consume(group, handler, options = {}) {
     if (typeof handler !== "function") throw new TypeError("the handler of a consumer is a function");
-    const { fromEnd = false, threads = 1, retryMs = [200, 30_000], releaseMs = 30_000, properties = {} } = options;
+    const { fromEnd = false, threads = 1, retryMs = [200, 30_000], releaseMs = 30_000, slowMs = 30_000, properties = {} } = options;
+    const slow = Math.min(data.ms("slowMs", slowMs), NEVER);
     const number = this.#next();
-    const consumer = new Consumer(this.#consumers, number, handler);
+    const consumer = new Consumer(this.#consumers, number, handler, slow);
     try {
       await this.#call(
         (ticket) =>
@@ -492,6 +528,7 @@ class Engine extends EventEmitter {
 
   /** Has the engine answer on the port of a web server, below a path. Returns what ends it. */
   attach(server, options) {
+    if (this.#starting && !this.#runs) throw new classes.Stopped("the engine has been stopped");
     const serve = {
       socket: (fd, address, read) => call(() => this.#native.serve(fd, address, read)),
       pair: (address, read) => call(() => this.#native.servePair(address, read)),
@@ -514,4 +551,4 @@ if (Symbol.asyncDispose) {
   });
 }
 
-module.exports = { Engine };
+module.exports = { Engine, tickets };

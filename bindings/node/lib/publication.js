@@ -2,6 +2,7 @@
 
 const { offset } = require("./data");
 
+/** Of each publication in a table of one room; where it is of many, the room is one more. */
 const ITEMS = 6;
 
 /** An id, where 0 stands for none that was given. */
@@ -47,12 +48,13 @@ class Publication {
   }
 }
 
-/** Publications from the table, the text and the bytes that the native half makes of them. */
+/** Publications from the table, the text and the bytes that the native half makes of them; those of many rooms where the name is empty. */
 function made(room, table, text, bytes) {
-  const all = new Array(table.length / ITEMS);
+  const items = room === "" ? ITEMS + 1 : ITEMS;
+  const all = new Array(table.length / items);
   let inText = 0;
   let inBytes = 0;
-  for (let i = 0, n = 0; i < table.length; i += ITEMS, n++) {
+  for (let i = 0, n = 0; i < table.length; i += items, n++) {
     const length = table[i + 5];
     let raw;
     if (length >= 0) {
@@ -64,7 +66,7 @@ function made(room, table, text, bytes) {
       inBytes += -1 - length;
     }
     const [at, prev] = [offset(table[i]), offset(table[i + 1])];
-    all[n] = new Publication(room, at, prev, table[i + 2], table[i + 3], table[i + 4], raw);
+    all[n] = new Publication(room || table[i + ITEMS], at, prev, table[i + 2], table[i + 3], table[i + 4], raw);
   }
   return all;
 }

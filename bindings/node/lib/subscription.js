@@ -1,8 +1,8 @@
 "use strict";
 
-const { EventEmitter } = require("node:events");
 const { classes } = require("./errors");
 const { count, offset } = require("./data");
+const { Emitter, CHANGED } = require("./emitter");
 const { made } = require("./publication");
 const { turn, callAll } = require("./turn");
 
@@ -14,8 +14,8 @@ function size(most) {
   return most;
 }
 
-/** A room's publications: history first, then live, without gap or double. */
-class Subscription extends EventEmitter {
+/** A room's publications: history first, then live, without gap or double. Or those of all rooms, live. */
+class Subscription extends Emitter {
   #room;
   #engine;
   #opening;
@@ -31,7 +31,8 @@ class Subscription extends EventEmitter {
   /** The read that others wait for: each gets what comes after the one before. */
   #tail = Promise.resolve();
   #readers = 0;
-  #flows = false;
+  /** Whether listeners are handed what comes; nothing before the first. */
+  #flows;
 
   /** `engine` is what a subscription may do with it. */
   constructor(room, engine, opening) {
@@ -51,13 +52,12 @@ class Subscription extends EventEmitter {
     });
     // Whoever reads it is told.
     this.#opening.catch(() => {});
-    this.on("newListener", (name) => {
-      if (name === "message" && !this.#flows) {
-        this.#flows = true;
-        // The listener is there only after this.
-        queueMicrotask(() => this.#flow());
-      }
-    });
+  }
+
+  [CHANGED](name) {
+    if (name !== "message" || this.#flows || this.listenerCount("message") === 0) return;
+    this.#flows = true;
+    this.#flow();
   }
 
   get room() {
@@ -129,12 +129,18 @@ class Subscription extends EventEmitter {
   async #next() {
     if (this.#readers === 0 && this.#taken < this.#ahead.length) return this.#one();
     return this.#inTurn(async () => {
-      if (this.#taken === this.#ahead.length) {
-        this.#ahead = await this.#read(BATCH);
-        this.#taken = 0;
-      }
+      await this.#fill();
       return this.#one();
     });
+  }
+
+  /** Reads on, where everything that was read has been taken. */
+  async #fill() {
+    if (this.#taken < this.#ahead.length) return;
+    const batch = await this.#read(BATCH);
+    if (this.#closed) return;
+    this.#ahead = batch;
+    this.#taken = 0;
   }
 
   #one() {
@@ -176,23 +182,38 @@ class Subscription extends EventEmitter {
     };
   }
 
-  /** Hands out to listeners. */
+  /** Whether there is nobody to hand out to: what comes waits for the next listener, or another read. */
+  get #idle() {
+    return !this.#closed && this.listenerCount("message") === 0;
+  }
+
+  /** Hands out to listeners, for as long as there are any. */
   async #flow() {
     try {
-      for (;;) {
-        const batch = await this.#inTurn(() => this.#read(BATCH));
-        if (batch.length === 0) break;
-        for (const publication of batch) {
-          if (turn.over) await turn.rest();
-          if (this.#closed) break;
-          this.#last = publication.offset;
-          callAll(this, "message", publication, (error) => this.#fail(error));
+      do {
+        if (this.#idle) {
+          this.#flows = false;
+          return;
         }
-      }
+      } while (await this.#inTurn(() => this.#handOut()));
     } catch (error) {
       this.#fail(error);
     }
     callAll(this, "end", undefined, (error) => this.#fail(error));
+  }
+
+  /** Hands out what there is, and waits for it; whether there may be more. */
+  async #handOut() {
+    await this.#fill();
+    let any = false;
+    for (;;) {
+      if (turn.over) await turn.rest();
+      if (this.#idle) return true;
+      const publication = this.#one();
+      if (publication === undefined) return any;
+      any = true;
+      callAll(this, "message", publication, (error) => this.#fail(error));
+    }
   }
 
   #fail(error) {
@@ -206,6 +227,11 @@ class Subscription extends EventEmitter {
     this.#ahead = [];
     this.#taken = 0;
     if (this.#number !== undefined) this.#engine.close(this.#number, this);
+    // Whoever has listened is told of the end all the same.
+    if (this.#flows === false) {
+      this.#flows = true;
+      this.#flow();
+    }
   }
 }
 

@@ -65,6 +65,22 @@ impl Works {
     fn consumer(&self) -> klatch::Result<&klatch::Consumer> {
         self.consumer.get().ok_or_else(gone)
     }
+
+    /// How it is, as JSON: its numbers, and the error that it has ended with, or `null`.
+    fn status(&self) -> klatch::Result<String> {
+        let status = self.consumer()?.status();
+        let numbers = (
+            status.partitions,
+            status.lag,
+            status.handled,
+            status.retries,
+            status.skipped,
+            status.resets,
+            status.last_error,
+        );
+        let failed = status.failed.map_or_else(|| "null".into(), |e| parts(&e));
+        Ok(format!("[{},{failed}]", json(&numbers)))
+    }
 }
 
 fn gone() -> Error {
@@ -143,24 +159,10 @@ impl Engine {
     /// How a consumer is, as JSON.
     #[napi]
     pub fn consumer_status(&self, consumer: u32) -> napi::Result<String> {
-        guard(|| {
-            let works = self.shared.consumers.get(consumer).ok_or_else(gone)?;
-            let status = works.consumer()?.status();
-            let numbers = (
-                status.partitions,
-                status.lag,
-                status.handled,
-                status.retries,
-                status.skipped,
-                status.resets,
-                status.last_error,
-            );
-            let failed = status.failed.map_or_else(|| "null".into(), |e| parts(&e));
-            Ok(format!("[{},{failed}]", json(&numbers)))
-        })
+        guard(|| self.shared.consumers.get(consumer).ok_or_else(gone)?.status())
     }
 
-    /// Leaves the group; answers whether all that was handled is committed.
+    /// Leaves the group; answers whether all that was handled is committed, and how it was in the end: it is forgotten.
     #[napi]
     pub fn stop_consumer(&self, ticket: u32, consumer: u32, timeout: f64) -> napi::Result<()> {
         guard(|| {
@@ -169,7 +171,9 @@ impl Engine {
                 works.close();
                 let stopped = works.consumer()?.stop(ms(timeout));
                 works.end();
-                Ok(stopped?.to_string())
+                let answer = format!("[{},{}]", stopped?, works.status()?);
+                shared.consumers.take(consumer);
+                Ok(answer)
             })
         })
     }

@@ -11,7 +11,7 @@ use std::fmt::Write;
 #[derive(Default)]
 pub struct Page {
     /// An array with six items for each: offset, prev, time, user, id or 0 if none was given by the sender, and the length of its data: in
-    /// UTF-16 units of `text`; or, below zero, `-1 - n` for `n` of `bytes`.
+    /// UTF-16 units of `text`; or, below zero, `-1 - n` for `n` of `bytes`. Where they are of many rooms, the room is a seventh.
     pub table: String,
     /// The JSON of those that are JSON, without anything between.
     pub text: String,
@@ -20,12 +20,16 @@ pub struct Page {
 }
 
 impl Page {
-    /// From the engine's.
-    pub fn new(publications: &[Publication]) -> Page {
+    /// From the engine's, of one room or of many.
+    pub fn new(publications: &[Publication], many: bool) -> Page {
         let mut page = Page { table: String::with_capacity(publications.len() * 64), ..Page::default() };
         page.table.push('[');
         for p in publications {
             page.add(p);
+            if many {
+                page.table.push(',');
+                page.table.push_str(&json(p.room()));
+            }
         }
         page.table.push(']');
         page
@@ -73,7 +77,7 @@ fn utf16_len(text: &str) -> usize {
 
 /// Publications as one JSON array.
 pub fn inline(publications: &[Publication]) -> String {
-    Page::new(publications).inline()
+    Page::new(publications, false).inline()
 }
 
 /// A page of history as JSON.

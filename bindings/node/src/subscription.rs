@@ -1,4 +1,4 @@
-//! A room's publications.
+//! A room's publications, or those of all rooms.
 
 use crate::engine::{Engine, Shared, offset};
 use crate::error::{guard, why};
@@ -55,13 +55,13 @@ fn batch<'env>(env: &'env Env, page: Page) -> napi::Result<Batch<'env>> {
 
 #[napi]
 impl Engine {
-    /// Subscribes; answers whether it could be resumed, and with its epoch and offset. The ticket is its number from here on. Without an
-    /// offset it begins with the newest `history`, or live.
+    /// Subscribes, without a room to all of them; answers whether it could be resumed, and with its epoch and offset. The ticket is its
+    /// number from here on. Without an offset it begins with the newest `history`, or live.
     #[napi]
     pub fn subscribe(
         &self,
         ticket: u32,
-        room: String,
+        room: Option<String>,
         since: Option<String>,
         epoch: Option<String>,
         history: u32,
@@ -76,7 +76,11 @@ impl Engine {
             };
             let live = matches!(start, Start::Live);
             let open = move |shared: &Arc<Shared>| {
-                let subscription = shared.engine()?.subscribe(&room, start)?;
+                let engine = shared.engine()?;
+                let subscription = match &room {
+                    Some(room) => engine.subscribe(room, start)?,
+                    None => engine.subscribe_all()?,
+                };
                 let (recovered, at) = (subscription.recovered(), subscription.position());
                 shared.readers.put(ticket, Reader::Idle(subscription));
                 let mut out = format!("[{recovered},{},", json(&at.epoch.to_string()));
@@ -106,12 +110,13 @@ impl Engine {
         let read = guard(|| Ok(self.read(subscription, most as usize, ticket)))?;
         match read {
             None => Ok(None),
-            Some(Ok(publications)) => batch(env, Page::new(&publications)).map(Some),
+            Some(Ok((publications, many))) => batch(env, Page::new(&publications, many)).map(Some),
             Some(Err(ended)) => Ok(Some((json(why(ended)), String::new(), None))),
         }
     }
 
-    fn read(&self, number: u32, most: usize, ticket: u32) -> Option<Result<Vec<Publication>, Ended>> {
+    /// What was read, and whether it is of many rooms.
+    fn read(&self, number: u32, most: usize, ticket: u32) -> Option<Result<(Vec<Publication>, bool), Ended>> {
         let readers = &self.shared.readers;
         let mut reading = match readers.take(number) {
             Some(Reader::Idle(mut subscription)) => Box::pin(async move {
@@ -136,8 +141,9 @@ impl Engine {
                 Some(Err(why))
             }
             Poll::Ready((subscription, Ok(publications))) => {
+                let many = subscription.room().is_none();
                 readers.put(number, Reader::Idle(subscription));
-                Some(Ok(publications))
+                Some(Ok((publications, many)))
             }
         }
     }

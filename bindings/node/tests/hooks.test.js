@@ -78,6 +78,11 @@ const failing = {
       throw new Error("on purpose");
     },
   }),
+  "returns what has a then that throws when it is read": () => ({
+    get then() {
+      throw new Error("on purpose");
+    },
+  }),
   "replaces with no JSON": () => new klatch.Replace(undefined),
 };
 

@@ -71,10 +71,12 @@ test("a consumer commits what was done, and no more", { skip }, async (t) => {
 
   // What never settles is given up at the end of the time, and comes again.
   await engine.publish("room", 20);
-  let stuck;
-  const never = await engine.consume("archive", ({ data }) => ((stuck = data), new Promise(() => {})));
-  await until(() => stuck === 20);
+  const told = firstError(engine);
+  const never = await engine.consume("archive", () => new Promise(() => {}), { slowMs: 10 });
+  // Meanwhile somebody is told.
+  assert.equal((await told).publication.data, 20);
   await never.stop(50);
+  assert.equal(never.status().handled, 0);
   const rest = [];
   const last = await engine.consume("archive", ({ data }) => void rest.push(data));
   await until(() => rest.length > 0);

@@ -179,6 +179,15 @@ impl Engine {
         })
     }
 
+    /// Listens to every room at once: everything that this node delivers from now on, in the order of each room, for a bot, an index or a
+    /// monitor. There is no history, and no position to go on from: one that ends because it was not read ([`Ended::Slow`]) has a gap.
+    /// Where each publication must be dealt with once, on whichever node, see [`consume`](Engine::consume).
+    ///
+    /// Errors: `stopped`.
+    pub fn subscribe_all(&self) -> Result<Subscription> {
+        self.on(|site| Ok(Subscription::open_all(&site.shared, self.0.pool())))
+    }
+
     /// Has `handler` called for every publication of every room, as a member of a consumer group: each is handled on one node of the
     /// group, in the order of its room, and once it was handled the group goes on behind it. Only on Kafka.
     ///

@@ -1,4 +1,4 @@
-//! A host's subscription to a room.
+//! A host's subscription to a room, or to all of them.
 
 use crate::codes::Code;
 use crate::command::Start;
@@ -10,10 +10,11 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-/// A room's publications for the host: history first, then live, contiguous. Ends when it is dropped.
+/// A room's publications for the host: history first, then live, contiguous. Or those of all rooms, live. Ends when it is dropped.
 #[derive(Debug)]
 pub struct Subscription {
-    room: Arc<str>,
+    /// None: all of them.
+    room: Option<Arc<str>>,
     epoch: Epoch,
     subscriber: Arc<Subscriber>,
     /// Not held while nothing is read: an engine that has stopped lets go of its directory.
@@ -38,13 +39,11 @@ impl Subscription {
         let (count, bytes) = (limits.event_queue, limits.subscription_bytes);
         let subscriber = Arc::new(Subscriber::new(count, bytes, shared.metrics.clone()));
         let cursor = shared.history.listen(&room, subscriber.clone())?;
-        let epoch = shared.history.epoch(&room);
-        let weak = Arc::downgrade(shared);
         let mut subscription = Subscription {
-            room,
-            epoch,
+            epoch: shared.history.epoch(&room),
+            room: Some(room.clone()),
             subscriber,
-            shared: weak,
+            shared: Arc::downgrade(shared),
             pool,
             at: cursor,
             cursor,
@@ -52,8 +51,31 @@ impl Subscription {
         };
         // From here on a failure drops the subscription, which ends the listening.
         (subscription.at, subscription.recovered) =
-            shared.history.position(&subscription.room, &start, cursor, &*shared.clock)?;
+            shared.history.position(&room, &start, cursor, &*shared.clock)?;
         Ok(subscription)
+    }
+
+    pub(super) fn open_all(shared: &Arc<Shared>, pool: Weak<Handle>) -> Subscription {
+        let limits = &shared.policy.limits;
+        let (count, bytes) = (limits.event_queue, limits.subscription_bytes);
+        let subscriber = Arc::new(Subscriber::new(count, bytes, shared.metrics.clone()));
+        shared.hub.subscribe_all(subscriber.clone());
+        let shared = Arc::downgrade(shared);
+        Subscription {
+            room: None,
+            epoch: Epoch(0),
+            subscriber,
+            shared,
+            pool,
+            at: 0,
+            cursor: 0,
+            recovered: false,
+        }
+    }
+
+    /// The room; none where it is to all of them.
+    pub fn room(&self) -> Option<&str> {
+        self.room.as_deref()
     }
 
     /// For a start from a position: whether it could be resumed from. If not, the newest history comes instead.
@@ -61,7 +83,8 @@ impl Subscription {
         self.recovered
     }
 
-    /// The position of the last publication that was returned: subscribe since here to go on.
+    /// The position of the last publication that was returned: subscribe since here to go on. Of a subscription to all rooms it means
+    /// nothing: each room has positions of its own.
     pub fn position(&self) -> Position {
         Position { epoch: self.epoch, offset: self.at }
     }
@@ -74,10 +97,12 @@ impl Subscription {
     /// The next publications, at most `max`, in order. Waits for the first on this thread, at most `timeout`; empty after a timeout.
     /// While it catches up it reads the disk on this thread.
     pub fn next_batch(&mut self, max: usize, timeout: Duration) -> Result<Vec<Publication>, Ended> {
-        if self.at < self.cursor {
+        if let Some(room) = &self.room
+            && self.at < self.cursor
+        {
             self.subscriber.is_of_this_log()?;
             let shared = self.shared.upgrade().ok_or(Ended::Stopped)?;
-            let page = shared.history.publications(&self.room, self.at, self.cursor, max);
+            let page = shared.history.publications(room, self.at, self.cursor, max);
             return self.turned(page);
         }
         let batch = self.subscriber.take(max, timeout)?;
@@ -87,9 +112,11 @@ impl Subscription {
     /// The same for hosts with an async runtime, any of them; waits without a timeout, and reads the disk on a thread of the engine. A
     /// future that is dropped loses nothing.
     pub async fn next(&mut self, max: usize) -> Result<Vec<Publication>, Ended> {
-        if self.at < self.cursor {
+        if let Some(room) = &self.room
+            && self.at < self.cursor
+        {
             self.subscriber.is_of_this_log()?;
-            let (room, at, cursor) = (self.room.clone(), self.at, self.cursor);
+            let (room, at, cursor) = (room.clone(), self.at, self.cursor);
             let read = {
                 let shared = self.shared.upgrade().ok_or(Ended::Stopped)?;
                 let pool = self.pool.upgrade().ok_or(Ended::Stopped)?;
@@ -146,7 +173,10 @@ impl Drop for Subscription {
     fn drop(&mut self) {
         self.subscriber.end(Ended::Closed);
         if let Some(shared) = self.shared.upgrade() {
-            shared.hub.unsubscribe(&self.room, &self.subscriber);
+            match &self.room {
+                Some(room) => shared.hub.unsubscribe(room, &self.subscriber),
+                None => shared.hub.unsubscribe_all(&self.subscriber),
+            }
         }
     }
 }
@@ -195,6 +225,35 @@ mod tests {
             }
         };
         assert_eq!(page.len(), 4);
+    }
+
+    #[test]
+    fn one_to_all_rooms_has_what_comes_from_now_on() {
+        let mut settings = Settings::default();
+        settings.limits.event_queue = 3;
+        let engine = with_history(settings);
+        let mut all = engine.subscribe_all().unwrap();
+        let mut other = engine.subscribe_all().unwrap();
+        let publish = |room: &str| engine.publish(Message::json(room, "1")).wait().unwrap();
+        assert_eq!(all.next_batch(9, Duration::ZERO), Ok(Vec::new()));
+        assert_eq!(all.room(), None);
+        // One has members of the host's as well, and one nobody.
+        let lobby = engine.subscribe("lobby", Start::Live).unwrap();
+        assert_eq!(lobby.room(), Some("lobby"));
+        ["lobby", "hall", "lobby"].into_iter().for_each(|room| drop(publish(room)));
+        let seen = all.next_batch(9, Duration::ZERO).unwrap();
+        let seen: Vec<_> = seen.iter().map(|p| (p.room(), p.offset(), p.prev())).collect();
+        assert_eq!(seen, [("lobby", 5, 4), ("hall", 6, 0), ("lobby", 7, 5)]);
+        // One that is not read ends, and the others go on.
+        publish("hall");
+        assert_eq!(other.next_batch(9, Duration::ZERO), Err(Ended::Slow));
+        assert_eq!(all.next_batch(9, Duration::ZERO).unwrap().len(), 1);
+        drop(other);
+        publish("hall");
+        engine.stop(Duration::from_secs(5)).unwrap();
+        assert_eq!(all.next_batch(9, Duration::MAX).unwrap().len(), 1);
+        assert_eq!(all.next_batch(9, Duration::MAX), Err(Ended::Stopped));
+        assert_eq!(engine.subscribe_all().unwrap_err().code(), Code::Stopped);
     }
 
     #[test]

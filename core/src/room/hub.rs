@@ -13,7 +13,7 @@ use crate::metrics::Metrics;
 use crate::points::{Point, Rule, broken, reach};
 use crate::protocol::frame;
 use crate::room::recent::{Frame, Recent, Run};
-use crate::room::subscriber::{Ended, Subscriber};
+use crate::room::subscriber::Subscriber;
 use crate::view::{View, ViewError};
 use bytes::Bytes;
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -90,6 +90,8 @@ struct Rooms {
     index: HashMap<Arc<str>, usize>,
     slots: Vec<Option<Room>>,
     free: Vec<usize>,
+    /// Those of the host that listen to every room.
+    everywhere: Vec<Arc<Subscriber>>,
     /// Rooms in the order in which their recent publications came, for eviction. May name rooms that have gone.
     recent_order: VecDeque<usize>,
     recent_bytes: usize,
@@ -278,38 +280,6 @@ impl Hub {
         self.metrics.limit_hits[Limit::RoomsInMemory].add(rooms.evictions - before);
     }
 
-    /// A host listens to a room. Returns the cursor, as [`Hub::route`] does.
-    pub fn subscribe(&self, name: &Arc<str>, subscriber: Arc<Subscriber>) -> Result<u64, ViewError> {
-        self.with(name, |rooms, slot| {
-            let Some(room) = rooms.slots[slot].as_mut() else { return 0 };
-            if !room.has_audience() {
-                self.metrics.rooms.inc();
-            }
-            room.subscribers.push(subscriber);
-            room.visible
-        })
-    }
-
-    /// A host listens no more.
-    pub fn unsubscribe(&self, name: &str, subscriber: &Arc<Subscriber>) {
-        let mut rooms = self.lock();
-        let Some(&slot) = rooms.index.get(name) else { return };
-        if let Some(room) = rooms.slots[slot].as_mut() {
-            let before = room.subscribers.len();
-            room.subscribers.retain(|s| !Arc::ptr_eq(s, subscriber));
-            if room.subscribers.len() < before {
-                self.lost_audience(&mut rooms, slot);
-            }
-        }
-    }
-
-    /// Ends every host subscription.
-    pub fn end_subscriptions(&self) {
-        // Whoever is woken may call back: not under the lock.
-        let all: Vec<_> = self.lock().slots.iter().flatten().flat_map(|r| r.subscribers.clone()).collect();
-        all.iter().for_each(|s| s.end(Ended::Stopped));
-    }
-
     /// The room's last offset that a reader can see.
     pub fn last(&self, name: &str) -> Result<u64, ViewError> {
         if let Some(room) = self.lock().get(name) {
@@ -491,6 +461,11 @@ impl Hub {
                     rooms.recent_count = rooms.recent_count.saturating_add_signed(kept);
                     rooms.recent_order.extend(std::iter::repeat_n(slot, group.ends.len()));
                 }
+            }
+            if !rooms.everywhere.is_empty() {
+                let all: Vec<_> =
+                    batch.iter().map(|a| Publication { record: a.record.clone(), prev: a.prev }).collect();
+                rooms.everywhere.retain(|s| s.push(&all, &mut wakers));
             }
             // Its last subscription was given up just now.
             for slot in deserted {
@@ -690,5 +665,6 @@ pub fn congested() -> Error {
 }
 
 mod anew;
+mod host;
 #[cfg(test)]
 mod tests;

@@ -17,7 +17,8 @@ impl Hub {
             let old = std::mem::replace(&mut *rooms, anew);
             self.metrics.recent_bytes.set(0);
             self.metrics.rooms.sub(old.slots.iter().flatten().filter(|r| r.has_audience()).count() as u64);
-            old.slots.into_iter().flatten().flat_map(|r| r.subscribers).collect::<Vec<_>>()
+            let of_rooms = old.slots.into_iter().flatten().flat_map(|r| r.subscribers);
+            of_rooms.chain(old.everywhere).collect::<Vec<_>>()
         };
         ended.iter().for_each(|s| s.end(Ended::Reset));
         self.ports().iter().for_each(|port| port.reconnect(None));
@@ -40,6 +41,7 @@ impl Hub {
                     keys.get_mut(*shard as usize).into_iter().for_each(|k| k.push(*key));
                 }
             }
+            ended.append(&mut rooms.everywhere);
             rooms.recent_bytes -= bytes;
             rooms.recent_count -= count;
             rooms.evictions += 1;

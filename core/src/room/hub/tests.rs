@@ -1,6 +1,7 @@
 use super::*;
 use crate::config::Settings;
 use crate::message::Kind;
+use crate::room::subscriber::Ended;
 use crate::view::{Checkpoint, Identity, Row};
 use proptest::prelude::*;
 
@@ -247,11 +248,14 @@ fn rooms_that_may_have_lost_something_are_left_and_the_others_are_not() {
     let (one, other) = (subscriber(), subscriber());
     rig.hub.subscribe(&rooms[0], one.clone()).unwrap();
     rig.hub.subscribe(&rooms[1], other.clone()).unwrap();
+    let everywhere = subscriber();
+    rig.hub.subscribe_all(everywhere.clone());
     rig.view.begin_after(0, 50);
     rig.hub.skip(50, |room| room != "b");
     assert_eq!(*rig.ports[0].1.lock().unwrap(), [Some(vec![key(1)])]);
     assert_eq!(*rig.ports[1].1.lock().unwrap(), [Some(vec![key(2)])]);
     assert_eq!((ended(&one), ended(&other)), (Some(Ended::Dropped), None));
+    assert_eq!(ended(&everywhere), Some(Ended::Dropped));
     assert_eq!(["a", "b", "c"].map(|room| rig.hub.last(room).unwrap()), [50, 2, 50]);
     *rig.next.lock().unwrap() = 50;
     let batch = rig.first_half(&["a".into(), "b".into()]);
@@ -273,10 +277,12 @@ fn another_log_begins_with_nobody() {
     rig.hub.route(&room, 0, key(1)).unwrap();
     let one = subscriber();
     rig.hub.subscribe(&room, one.clone()).unwrap();
+    let everywhere = subscriber();
+    rig.hub.subscribe_all(everywhere.clone());
     let view = Arc::new(View::memory(Identity { log: [2; 16], partitions: 1 }, &Settings::default().view));
     rig.hub.begin_anew(view.clone());
     assert_eq!(*rig.ports[0].1.lock().unwrap(), [None]);
-    assert_eq!(ended(&one), Some(Ended::Reset));
+    assert_eq!((ended(&one), ended(&everywhere)), (Some(Ended::Reset), Some(Ended::Reset)));
     assert_eq!(rig.hub.last("a").unwrap(), 0);
     assert!(Arc::ptr_eq(&rig.hub.view(), &view));
     // The shard gives up the room that it knew, which changes nothing.
