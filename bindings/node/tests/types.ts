@@ -15,7 +15,19 @@ import {
   setLogHandler,
   version,
 } from "klatch";
-import type { Ack, ConsumerStatus, HistoryPage, Offset, Position, Publication, Retry } from "klatch";
+import type {
+  Ack,
+  ConsumerStatus,
+  EngineOptions,
+  HistoryPage,
+  KafkaSettings,
+  Limits,
+  Offset,
+  Position,
+  Publication,
+  Retry,
+  Settings,
+} from "klatch";
 import { engine as testEngine } from "klatch/testing";
 import { createServer } from "node:http";
 
@@ -34,11 +46,40 @@ async function all(): Promise<void> {
   new Engine({ onConnect: () => true });
   // @ts-expect-error: no such setting.
   new Engine({ lgo: "memory" });
+  // @ts-expect-error: no such setting of the log.
+  new Engine({ storage: { segment_byte: 1 << 20 } });
+  // @ts-expect-error: no such setting of the view.
+  new Engine({ view: { cache: 0 } });
+  // @ts-expect-error: no such setting of Kafka.
+  new Engine({ kafka: { partition: 4 } });
+  // @ts-expect-error: no such limit.
+  new Engine({ limits: { publish_rat: 0 } });
+  // @ts-expect-error: a size is a number.
+  new Engine({ limits: { message_bytes: "64KiB" } });
+  // @ts-expect-error: a flag is no text.
+  new Engine({ storage: { accept_damage: "yes" } });
+  // @ts-expect-error: no such mode.
+  new Engine({ kafka: { topic_mode: "delete" } });
+  // @ts-expect-error: origins are several.
+  new Engine({ origins: "https://chat.example" });
+  // @ts-expect-error: a limit is no setting by itself.
+  new Engine({ publish_rate: 0 });
+  const limits: Limits = { publish_rate: 0, message_bytes: 1 << 20 };
+  const kafka: KafkaSettings = { topic_mode: "verify", properties: { sasl: { username: "ann" }, "linger.ms": 5 } };
+  const settings: Settings = { log: "memory", listen: "127.0.0.1:0", origins: ["*"], limits, kafka };
+  const options: EngineOptions = { ...settings, shards: 2, onJoin: () => true };
+  new Engine(options);
 
   engine.on("joined", ({ connection, user, room }) => engine.send(connection, "hello", { user, room }));
   engine.on("disconnected", async ({ why }) => void why?.length);
   engine.once("storage", ({ refusing }) => void (refusing ?? "fine"));
   engine.on("error", (error) => void (error instanceof KlatchError && error.retryAfterMs));
+  engine.prependListener("left", ({ room }) => void room.length).prependOnceListener("lost", ({ count }) => void count.toFixed());
+  const heard: boolean = engine.emit("lost", { count: 3 });
+  // @ts-expect-error: that is not what it is called with.
+  engine.emit("lost", 3);
+  // @ts-expect-error: it has no such event.
+  engine.prependListener("message", () => {});
   // @ts-expect-error: it has no such event.
   engine.on("message", () => {});
   // @ts-expect-error: of a join there is no reason.
@@ -53,6 +94,9 @@ async function all(): Promise<void> {
   const subscription = engine.subscribe("lobby", { since: { epoch: page.epoch, offset: page.last }, history: 5 });
   const position: Position = (await subscription.open()).position;
   subscription.on("message", (p: Publication) => void p.raw);
+  subscription.prependOnceListener("message", (p) => void p.offset).prependListener("end", () => {}).emit("error", heard);
+  // @ts-expect-error: a message is a publication.
+  subscription.emit("message", "hello");
   for await (const p of subscription) void p.user;
   for await (const batch of engine.subscribe("lobby", { since: 7 }).batches(10)) void batch[0]?.isBytes;
   void position;
@@ -60,6 +104,9 @@ async function all(): Promise<void> {
   const work = await engine.consume("archive", async (p) => void p.room, { threads: 4, retryMs: [1, 2] });
   const status: ConsumerStatus = work.status();
   void (status.failed?.code ?? (await work.stop(5000)));
+  for (const it of [subscription, work, engine]) await it[Symbol.asyncDispose]();
+  const disposable: AsyncDisposable = engine;
+  void disposable;
 
   const users: string[] = engine.presence("lobby").users.map(({ user }) => user);
   engine.signal("lobby", "typing", null, { user: users[0] ?? "" });
