@@ -20,10 +20,12 @@ const engine = await Engine.start({
   log: CHAT_LOG,
   onConnect({ token }) {
     try {
-      return jwt.verify(token, SECRET, { algorithms: ["HS256"] }).sub;
+      const { sub } = jwt.verify(token, SECRET, { algorithms: ["HS256"] });
+      if (typeof sub === "string") return sub;
     } catch {
-      throw new Deny("log in first");
+      // It is not one of ours, or too old.
     }
+    throw new Deny("log in first");
   },
   // Each user has a room that the application writes into.
   onJoin: ({ user, room }) => !room.startsWith("for-") || room === `for-${user}`,
@@ -50,7 +52,10 @@ app.post("/order", async (request, response) => {
 
 const server = createServer(app);
 engine.attach(server, { path: "/chat" });
-server.listen(Number(PORT), "127.0.0.1", () => console.log(`http://127.0.0.1:${server.address().port}`));
+server.listen(Number(PORT), "127.0.0.1", () => {
+  const { port } = /** @type {import("node:net").AddressInfo} */ (server.address());
+  console.log(`http://127.0.0.1:${port}`);
+});
 
 async function end() {
   server.close();
