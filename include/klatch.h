@@ -915,7 +915,7 @@ klatch_error_t *klatch_engine_history(klatch_engine_t *engine,
 
 /* Subscriptions -------------------------------------------------------------------------------------------------------
  *
- * A room's publications for the host: history first, then live, without gap or double.
+ * A room's publications for the host: history first, then live, without gap or double. Or those of all rooms, live.
  *
  * Three ways to read one, of which a subscription has one at a time: klatch_subscription_next() waits;
  * klatch_subscription_fd() is for a loop of the host's own; klatch_subscription_on_publications() has a callback called. The queue is
@@ -944,7 +944,7 @@ klatch_error_t *klatch_engine_history(klatch_engine_t *engine,
 /** The engine stopped. */
 #define KLATCH_ENDED_STOPPED 6
 
-/** A room that the host listens to. Freed with klatch_subscription_free(). */
+/** A room, or all of them, that the host listens to. Freed with klatch_subscription_free(). */
 typedef struct klatch_subscription_t klatch_subscription_t;
 
 /**
@@ -983,6 +983,18 @@ klatch_error_t *klatch_engine_subscribe_since(klatch_engine_t *engine,
                                               uint64_t offset,
                                               uint32_t history,
                                               klatch_subscription_t **out_subscription);
+
+/**
+ * Listens to every room: everything that this node delivers from now on, in the order of each room; klatch_publication_room() tells which.
+ * There is no history and no position to go on from: one that ends because it was not read has a gap, and its offset and epoch mean
+ * nothing. Where each publication must be dealt with once, on whichever node, there is klatch_engine_consume().
+ *
+ * Gives the subscription; it is freed with klatch_subscription_free(). Errors: stopped.
+ */
+KLATCH_API
+KLATCH_MUST_USE
+klatch_error_t *klatch_engine_subscribe_all(klatch_engine_t *engine,
+                                            klatch_subscription_t **out_subscription);
 
 /**
  * The next publications in order, at most `max` (0: 1). Waits for the first, at most `timeout_ms`.

@@ -846,6 +846,14 @@ public:
         return Subscription(subscription, host_);
     }
 
+    /** Listens to every room: everything that this node delivers from now on. Of it an offset and an epoch mean nothing. */
+    Result<Subscription> subscribe_all() noexcept {
+        klatch_subscription_t *subscription = nullptr;
+        klatch_error_t *error = klatch_engine_subscribe_all(get(), &subscription);
+        if (error != nullptr) return Error(error);
+        return Subscription(subscription, host_);
+    }
+
     /** The next event; none if none came in time. The error `stopped` once everything has been read. */
     Result<std::optional<Event>> next_event(std::chrono::milliseconds timeout) noexcept {
         klatch_event_t *event = nullptr;

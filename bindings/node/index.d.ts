@@ -456,17 +456,20 @@ export interface SubscribeOptions {
  */
 export class Subscription extends EventEmitter implements AsyncIterable<Publication> {
   private constructor();
-  /** The room's name. */
+  /** The room's name; empty where it is to all rooms. */
   readonly room: string;
   /** Resolves to the subscription once it is open: what comes from there on it will have. */
   open(): Promise<this>;
   /** For a start from a position: whether it could be resumed from. If not, the newest history comes instead. Known once it is open. */
   readonly recovered: boolean;
-  /** The place of the last publication that you have had: subscribe since here to go on. Known once it is open. */
+  /** The place of the last publication that you have had: subscribe since here to go on. Known once it is open. Of all rooms it means nothing. */
   readonly position: Position;
-  /** The next publications, at most so many; waits for the first. Empty at the end. */
+  /**
+   * The next publications, at most so many (256, and at least 1); waits for the first. Empty at the end. Reads that are asked for at once are
+   * answered one after the other: each gets what comes next.
+   */
   batch(most?: number): Promise<Publication[]>;
-  /** The publications in arrays of those that are there, each of at most so many. */
+  /** The publications in arrays of those that are there, each of at most so many (256). */
   batches(most?: number): AsyncGenerator<Publication[], void, void>;
   /** Ends it; whoever waits for it is told so. */
   close(): void;
@@ -486,9 +489,9 @@ export class Subscription extends EventEmitter implements AsyncIterable<Publicat
 
 /** What a subscription emits. */
 export interface SubscriptionEvents {
-  /** A publication has come. The first listener has them flow. */
+  /** A publication has come. They flow while somebody listens; else they wait for the next listener, or another read. */
   message: (publication: Publication) => void | PromiseLike<void>;
-  /** Nothing more comes. */
+  /** Nothing more comes. Told to those who listen to messages, or have listened and closed it. */
   end: () => void | PromiseLike<void>;
   /** It cannot go on, or a listener threw or rejected. Where nobody listens, the engine emits it. */
   error: (error: unknown) => void;
@@ -504,6 +507,11 @@ export interface ConsumeOptions {
   retryMs?: readonly [number, number];
   /** How long a partition that goes to another member waits for what is at work on it, in milliseconds. Default 30,000. */
   releaseMs?: number;
+  /**
+   * Past how many milliseconds it is an `error` of the engine, with the `publication`, that what the handler returned has not settled; its
+   * partition waits on. Default 30,000.
+   */
+  slowMs?: number;
   /** librdkafka's properties, for this consumer alone. */
   properties?: Readonly<Record<string, string>>;
 }
@@ -533,7 +541,10 @@ export class Consumer {
   private constructor();
   /** How it is. */
   status(): ConsumerStatus;
-  /** Leaves the group, once the handlers at work are done or the time is over; whether all that was handled is committed. */
+  /**
+   * Leaves the group, once the handlers at work are done or the time (10,000 ms) is over; whether all that was handled is committed. Its
+   * status stays what it was then.
+   */
   stop(timeoutMs?: number): Promise<boolean>;
   /** {@link stop}, for `await using`, where Node has `Symbol.asyncDispose`. */
   [Symbol.asyncDispose](): Promise<void>;
@@ -541,6 +552,11 @@ export class Consumer {
 
 /** What an engine emits. */
 export interface EngineEvents {
+  /**
+   * A publication of any room, as this node delivers them, from when somebody listens. Those that gather past `limits.event_queue` or
+   * `limits.subscription_bytes` are lost, which is an `error`, a {@link SubscriptionEnded}; it goes on with what comes.
+   */
+  message: (publication: Publication) => void | PromiseLike<void>;
   /** A connection was let in. */
   connected: (event: { readonly connection: string; readonly user: string; readonly address: string }) => void | PromiseLike<void>;
   /** A connection that had been let in has ended; `why` is the engine's reason (docs/codes.md), null if it was the client or the network. */
@@ -567,7 +583,8 @@ export class Engine extends EventEmitter {
   start(): Promise<this>;
   /**
    * Stops: takes no more connections and publishes, stores and answers what is queued, tells clients to come back, closes the log. Resolves
-   * to how many messages were not written in time; each was answered. Waits at most about so long.
+   * to how many messages were not written in time; each was answered. Waits at most about so long (5000 ms); one that is being started is
+   * stopped when it has started, however long that takes. If it rejects and {@link health} is not `stopped`, it can be called again.
    */
   stop(timeoutMs?: number): Promise<number>;
   /** {@link stop}, for `await using`, where Node has `Symbol.asyncDispose`. */
@@ -595,12 +612,17 @@ export class Engine extends EventEmitter {
    * Rejects with {@link NotStored} where it is certainly not stored, and with {@link OutcomeUnknown} where it may be.
    */
   publish(room: string, data: unknown, options?: PublishOptions): Promise<Ack>;
-  /** The same with several, in order. Resolves to an outcome for each, an error among them. */
+  /** The same with several, in order. Resolves to an outcome for each, errors too; if one is no object, rejects and publishes none. */
   publishBatch(messages: Iterable<{ room: string; data: unknown } & PublishOptions>): Promise<(Ack | KlatchError)[]>;
   /** Reads a page of a room's history. */
   history(room: string, options?: HistoryOptions): Promise<HistoryPage>;
   /** Listens to a room, from now on if nothing else is said. */
   subscribe(room: string, options?: SubscribeOptions): Subscription;
+  /**
+   * Listens to every room: everything that this node delivers from now on, in the order of each room. There is no history, and no position
+   * to go on from: one that ends because it was not read has a gap.
+   */
+  subscribeAll(): Subscription;
   /**
    * Joins a consumer group, only on Kafka: the handler is called for every publication of every room, each on one node of the group. Once
    * it has returned, or what it returned has resolved, the publication is done with; if it throws or rejects it is handled again.
@@ -624,7 +646,8 @@ export class Engine extends EventEmitter {
   /**
    * Has the engine answer below a path on the port of a web server: clients connect to `<path>/ws`, and `<path>/rooms/<room>/history`,
    * `<path>/healthz`, `<path>/readyz` and `<path>/metrics` are there too. What is upgraded is handed over, socket and all, except behind
-   * TLS. Call it after the server has its other listeners. Ends when the engine stops, or by calling what is returned.
+   * TLS. Call it after the server has its other listeners. Ends when the engine stops, or by calling what is returned. Before the start
+   * its answer is 503; on an engine that has been stopped it throws {@link Stopped}.
    */
   attach(server: HttpServer | HttpsServer, options?: { path?: string }): () => void;
 

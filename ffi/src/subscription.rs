@@ -1,6 +1,6 @@
 //! Subscriptions.
 //!
-//! A room's publications for the host: history first, then live, without gap or double.
+//! A room's publications for the host: history first, then live, without gap or double. Or those of all rooms, live.
 //!
 //! Three ways to read one, of which a subscription has one at a time: klatch_subscription_next() waits;
 //! klatch_subscription_fd() is for a loop of the host's own; klatch_subscription_on_publications() has a callback called. The queue is
@@ -17,7 +17,7 @@ use crate::handle::{self, handle};
 use crate::publication::klatch_publications_t;
 use crate::publish::hex;
 use crate::text::{Out, give, klatch_str_t};
-use klatch::{Closer, Code, Ended, Epoch, Error, Publication, Result, Start, Subscription};
+use klatch::{Closer, Code, Ended, Engine, Epoch, Error, Publication, Result, Start, Subscription};
 use std::ffi::c_void;
 use std::future::Future;
 use std::pin::pin;
@@ -41,7 +41,7 @@ pub const KLATCH_ENDED_RESET: i32 = 5;
 /// The engine stopped.
 pub const KLATCH_ENDED_STOPPED: i32 = 6;
 
-/// A room that the host listens to. Freed with klatch_subscription_free().
+/// A room, or all of them, that the host listens to. Freed with klatch_subscription_free().
 #[derive(Debug)]
 pub struct klatch_subscription_t {
     _opaque: [u8; 0],
@@ -169,14 +169,12 @@ impl Drop for Listening {
 fn open(
     out: *mut *mut klatch_subscription_t,
     engine: *mut klatch_engine_t,
-    room: klatch_str_t,
-    start: impl FnOnce() -> Result<Start>,
+    subscribe: impl FnOnce(&Engine) -> Result<Subscription>,
 ) -> *mut klatch_error_t {
     guard(|| {
         // SAFETY: the caller's pointers are what the header asks for.
-        let (out, engine, room) =
-            unsafe { (Out::new(out, "out_subscription")?, handle::get(engine)?, room.name("room")?) };
-        let subscription = engine.engine.subscribe(room, start()?)?;
+        let (out, engine) = unsafe { (Out::new(out, "out_subscription")?, handle::get(engine)?) };
+        let subscription = subscribe(&engine.engine)?;
         let at = subscription.position();
         let mut epoch = [0; 17];
         epoch[..16].copy_from_slice(&hex(at.epoch.0));
@@ -211,7 +209,8 @@ pub unsafe extern "C" fn klatch_engine_subscribe(
         0 => Start::Live,
         n => Start::History(n),
     };
-    open(out_subscription, engine, room, || Ok(start))
+    // SAFETY: the caller's view is what the header asks for.
+    open(out_subscription, engine, |engine| engine.subscribe(unsafe { room.name("room") }?, start))
 }
 
 /// Listens to a room from a position on: everything after `offset`, if `epoch` (empty: any) still holds and nothing after it is gone; else
@@ -229,14 +228,29 @@ pub unsafe extern "C" fn klatch_engine_subscribe_since(
     history: u32,
     out_subscription: *mut *mut klatch_subscription_t,
 ) -> *mut klatch_error_t {
-    open(out_subscription, engine, room, || {
-        // SAFETY: the caller's view is what the header asks for.
-        let epoch: Option<Epoch> = match unsafe { epoch.name("epoch") }? {
+    open(out_subscription, engine, |engine| {
+        // SAFETY: the caller's views are what the header asks for.
+        let (room, epoch) = unsafe { (room.name("room")?, epoch.name("epoch")?) };
+        let epoch: Option<Epoch> = match epoch {
             "" => None,
             text => Some(text.parse().map_err(|_| Error::new(Code::BadRequest, "this is no epoch"))?),
         };
-        Ok(Start::Since { epoch, offset, history })
+        engine.subscribe(room, Start::Since { epoch, offset, history })
     })
+}
+
+/// Listens to every room: everything that this node delivers from now on, in the order of each room; klatch_publication_room() tells which.
+/// There is no history and no position to go on from: one that ends because it was not read has a gap, and its offset and epoch mean
+/// nothing. Where each publication must be dealt with once, on whichever node, there is klatch_engine_consume().
+///
+/// Gives the subscription; it is freed with klatch_subscription_free(). Errors: stopped.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn klatch_engine_subscribe_all(
+    engine: *mut klatch_engine_t,
+    out_subscription: *mut *mut klatch_subscription_t,
+) -> *mut klatch_error_t {
+    open(out_subscription, engine, Engine::subscribe_all)
 }
 
 /// The next publications in order, at most `max` (0: 1). Waits for the first, at most `timeout_ms`.

@@ -11,7 +11,7 @@ const WebSocket = require("ws");
 const klatch = require("klatch");
 
 /** Against hanging; nothing is measured by it. */
-const PATIENCE = 60_000;
+const PATIENCE = 300_000;
 
 /** A chat client, on the package ws: an independent implementation of the WebSocket protocol. */
 class Client {

@@ -27,6 +27,7 @@ import type {
   Publication,
   Retry,
   Settings,
+  Subscription,
 } from "klatch";
 import { engine as testEngine } from "klatch/testing";
 import { createServer } from "node:http";
@@ -79,9 +80,12 @@ async function all(): Promise<void> {
   // @ts-expect-error: that is not what it is called with.
   engine.emit("lost", 3);
   // @ts-expect-error: it has no such event.
-  engine.prependListener("message", () => {});
+  engine.prependListener("messages", () => {});
   // @ts-expect-error: it has no such event.
-  engine.on("message", () => {});
+  engine.on("messages", () => {});
+  engine.on("message", async ({ room, data }) => void [room.length, data]);
+  const everything: Subscription = engine.subscribeAll();
+  everything.close();
   // @ts-expect-error: of a join there is no reason.
   engine.on("joined", ({ why }) => why);
 

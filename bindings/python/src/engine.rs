@@ -229,6 +229,14 @@ impl Engine {
         })
     }
 
+    /// Subscribes to all rooms.
+    fn subscribe_all(&self) -> PyResult<Subscription> {
+        guard(|| {
+            let subscription = self.0.get()?.subscribe_all().map_err(|e| error::of(&e))?;
+            Ok(Subscription::new(subscription))
+        })
+    }
+
     /// Who is in a room.
     fn presence(&self, room: &str) -> PyResult<Present> {
         guard(|| {

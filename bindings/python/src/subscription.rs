@@ -1,4 +1,4 @@
-//! A room's publications.
+//! A room's publications, or those of all rooms.
 
 use crate::block;
 use crate::engine::seconds;
@@ -78,7 +78,7 @@ impl std::task::Wake for Ring {
     }
 }
 
-/// A subscription to a room.
+/// A subscription to a room, or to all of them.
 #[pyclass(frozen, module = "klatch._klatch")]
 pub struct Subscription {
     /// None while somebody reads, and once it is closed.

@@ -203,6 +203,24 @@ def test_a_subscription_is_history_then_live():
     run(main())
 
 
+def test_all_rooms_from_now_on():
+    async def main():
+        async with klatch.Engine(log="memory", limits={"event_queue": 3}) as engine:
+            await engine.publish("lobby", "before")
+            async with engine.subscribe_all() as everything, engine.subscribe_all() as unread:
+                for room in ("lobby", "hall", "lobby"):
+                    await engine.publish(room, room)
+                got = [await everything.__anext__() for _ in range(3)]
+                assert [(p.room, p.offset, p.prev) for p in got] == [("lobby", 2, 1), ("hall", 3, 0), ("lobby", 4, 2)]
+                await engine.publish("hall", "one too many")
+                with pytest.raises(klatch.SubscriptionEnded) as ended:
+                    await unread.batch()
+                assert ended.value.why == "slow"
+                assert [p.data for p in await everything.batch()] == ["one too many"]
+
+    run(main())
+
+
 def test_position_is_what_the_program_has_had_not_what_was_read_ahead():
     async def main():
         async with klatch.Engine(log="memory") as engine:

@@ -29,6 +29,9 @@ def test_the_verbs():
             assert [p.data for p in subscription.batch()] == [b"4"]
             assert subscription.batch(timeout=0.01) == []
         assert subscription.batch() is None and list(subscription) == []
+        with engine.subscribe_all() as everything:
+            ack = engine.publish("hall", 5)
+            assert [(p.room, p.offset) for p in everything.batch()] == [("hall", ack.offset)]
         assert engine.events().next(0.01) is None
         assert engine.presence("lobby") == klatch.Presence(0, [], False)
         with pytest.raises(TypeError):

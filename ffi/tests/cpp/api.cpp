@@ -146,9 +146,11 @@ static void reading(Engine &engine) {
     CHECK(since.next(0ms).error().code() == KLATCH_ERROR_BUSY);
     OK(engine.publish(Message::json("pages", "5"), 60s));
     told.awaits("5");
+    klatch::Subscription everything = OK(engine.subscribe_all());
     since = OK(engine.subscribe("elsewhere"));
     CHECK(kept.size() == 1 && kept[0].data() == "5");
     OK(engine.publish(Message::json("elsewhere", "6"), 60s));
+    CHECK((*OK(everything.next(60s)))[0].room() == "elsewhere");
     CHECK((*OK(since.next(60s)))[0].data() == "6" && said_elsewhere(engine) == "6");
 }
 

@@ -58,7 +58,7 @@ async def _in_thread(call: Callable[..., _T], *args: Any) -> _T:
 
 
 class Subscription:
-    """A room's publications: history first, then live, without gap or double.
+    """A room's publications: history first, then live, without gap or double. Or those of all rooms, live.
 
     Iterate over it with ``async for``, or over whole batches with :meth:`batches`, which is much cheaper for many. It ends when the
     engine stops or it is closed, and raises :class:`~klatch.SubscriptionEnded` when it cannot go on.
@@ -136,7 +136,7 @@ class Subscription:
 
     @property
     def position(self) -> Position:
-        """The place of the last publication that you have had: subscribe since here to go on."""
+        """The place of the last publication that you have had: subscribe since here to go on. Of all rooms it means nothing."""
         if self._native is None:
             raise RuntimeError("the subscription is not open yet: use it in `async with`, or read from it")
         epoch, offset = self._native.position()
@@ -362,6 +362,19 @@ class Engine(Base):
         engine = self._engine
         offset, epoch = split(since)
         return Subscription(lambda: _in_thread(engine.subscribe, room, offset, epoch, history))
+
+    def subscribe_all(self) -> Subscription:
+        """Listens to every room: everything that this node delivers from then on, in the order of each room.
+
+        There is no history and no position to go on from: one that ends because it was not read has a gap. Where each publication must
+        be dealt with once, on whichever node, there is :meth:`consume`.
+        """
+        engine = self._engine
+
+        async def open() -> _klatch.Subscription:
+            return engine.subscribe_all()
+
+        return Subscription(open)
 
     def events(self) -> Events:
         """The engine's events from now on."""

@@ -59,7 +59,7 @@ class Subscription:
 
     @property
     def position(self) -> Position:
-        """The place of the last publication that you have had: subscribe since here to go on."""
+        """The place of the last publication that you have had: subscribe since here to go on. Of all rooms it means nothing."""
         epoch, offset = self._native.position()
         if not self._ahead:
             return Position(epoch, offset)
@@ -176,6 +176,14 @@ class Engine(Base):
         """Listens to a room: from the first publication after ``since``, or the newest ``history``, or live."""
         offset, epoch = split(since)
         return Subscription(self._engine.subscribe(room, offset, epoch, history))
+
+    def subscribe_all(self) -> Subscription:
+        """Listens to every room: everything that this node delivers from now on, in the order of each room.
+
+        There is no history and no position to go on from: one that ends because it was not read has a gap. Where each publication must
+        be dealt with once, on whichever node, there is :meth:`consume`.
+        """
+        return Subscription(self._engine.subscribe_all())
 
     def events(self) -> Events:
         """The engine's events from now on."""
