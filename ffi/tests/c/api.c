@@ -208,7 +208,7 @@ static klatch_subscription_t *subscriptions(klatch_engine_t *engine) {
     CHECK(!klatch_subscription_recovered(two));
     publish(engine, "hall", "7");
     OK(klatch_subscription_next(two, 10, PATIENCE_MS, &batch));
-    CHECK(klatch_publications_count(batch) == 1 && data_is(klatch_publication_room(klatch_publications_at(batch, 0)), "hall"));
+    CHECK(klatch_publications_count(batch) == 1 && is(klatch_publication_room(klatch_publications_at(batch, 0)), "hall"));
     klatch_publications_free(batch);
     klatch_subscription_free(two);
     FAILS(klatch_engine_subscribe_all(NULL, &two), KLATCH_ERROR_BAD_REQUEST);
