@@ -14,6 +14,10 @@ const { NEVER, TURN, turn, callAll, text } = require("./turn");
 /** Jobs that are taken at once. */
 const STEP = 64;
 
+/** Messages that go to the engine at once, and what is behind each of their texts. */
+const MOST = 256;
+const NUL = "\0";
+
 /** The last number before they begin anew: the native half has 32 bits for it. Tests have fewer. */
 const tickets = { last: 2 ** 32 - 1 };
 
@@ -61,12 +65,15 @@ class Engine extends Emitter {
   #calls = new Map();
   #waits = new Map();
   #works = new Map();
+  /** Messages that go to the engine when what runs now has ended, or something else is asked of it: the tickets, and their texts in one. */
+  #outbox = { tickets: [], texts: "" };
   /** Keeps the process alive while it is there: a timer that never rings. */
   #alive;
   #runs = false;
   #referenced = true;
   #stopNow = () => {
     try {
+      this.#flush();
       this.#native.stopNow(1000);
     } catch {
       // There is nobody to tell.
@@ -179,6 +186,7 @@ class Engine extends Emitter {
       // One that did not start has ended.
       return 0;
     }
+    this.#flush();
     try {
       return await this.#call((ticket) => this.#native.stop(ticket, timeout));
     } finally {
@@ -414,9 +422,31 @@ class Engine extends Emitter {
       data.name("a user", user);
       data.name("an id", id, classes.InvalidId);
       const encoded = data.encode(message);
-      if (typeof encoded === "string") this.#native.publish(ticket, room, encoded, user, id);
-      else this.#native.publishBytes(ticket, room, encoded, user, id);
+      if (typeof encoded !== "string") {
+        this.#flush();
+        this.#native.publishBytes(ticket, room, encoded, user, id);
+      } else if (room.includes(NUL) || user.includes(NUL) || id.includes(NUL) || encoded.includes(NUL)) {
+        // The engine says what is wrong with it.
+        this.#flush();
+        this.#native.publish(ticket, room, encoded, user, id);
+      } else {
+        if (this.#outbox.tickets.length === MOST) this.#flush();
+        if (this.#outbox.tickets.push(ticket) === 1) queueMicrotask(() => this.#flush());
+        this.#outbox.texts += room + NUL + user + NUL + id + NUL + encoded + NUL;
+      }
     });
+  }
+
+  #flush() {
+    const { tickets, texts } = this.#outbox;
+    if (tickets.length === 0) return;
+    this.#outbox = { tickets: [], texts: "" };
+    try {
+      this.#native.publishAll(Uint32Array.from(tickets), texts);
+    } catch (error) {
+      const why = typed(error);
+      for (const ticket of tickets) this.#answered(ticket)?.reject(why);
+    }
   }
 
   async publishBatch(messages) {
@@ -427,6 +457,7 @@ class Engine extends Emitter {
   }
 
   async history(room, { after = 0, before = 0, limit = 50, backward = false, atLeast = 0 } = {}) {
+    this.#flush();
     const page = await this.#call((ticket) =>
       this.#native.history(
         ticket,
@@ -460,6 +491,7 @@ class Engine extends Emitter {
   }
 
   #listen(room, begin) {
+    this.#flush();
     const number = this.#next();
     this.#open.set(number, undefined);
     const opening = this.#call(begin, number);
@@ -511,17 +543,20 @@ class Engine extends Emitter {
     data.name("a room", room);
     data.name("a user", user);
     const encoded = data.json(value);
+    this.#flush();
     call(() => this.#native.signal(room, user, data.name("an event", name), encoded));
   }
 
   send(connection, name, value = null) {
     const encoded = data.json(value);
+    this.#flush();
     call(() => this.#native.send(data.name("a connection", connection), data.name("an event", name), encoded));
   }
 
   kick({ user, connection, room }) {
     if ((user === undefined) === (connection === undefined)) throw new TypeError("name either a user or a connection");
     const from = room === undefined ? null : data.name("a room", room);
+    this.#flush();
     if (user === undefined) call(() => this.#native.kickConnection(data.name("a connection", connection), from));
     else call(() => this.#native.kickUser(data.name("a user", user), from));
   }

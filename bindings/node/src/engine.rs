@@ -6,7 +6,7 @@ use crate::hook::{Answers, Hooks};
 use crate::page;
 use crate::queue::{Job, Queue, error_of_thread, json};
 use crate::subscription::Reader;
-use klatch::{Code, Error, EventStream, HistoryQuery, Message, Settings, Whom};
+use klatch::{Code, Error, EventStream, HistoryQuery, Message, Publishing, Settings, Whom};
 use napi::bindgen_prelude::Function;
 use napi_derive::napi;
 use std::collections::{HashMap, VecDeque};
@@ -265,6 +265,24 @@ impl Engine {
         guard(|| self.send_off(ticket, Message::json(&room, &json).user(&user).id(&id)))
     }
 
+    /// The same with several, in order: of each the room, the user, the id and the JSON, with a NUL behind each, which none of them has.
+    #[napi]
+    pub fn publish_all(&self, tickets: &[u32], texts: String) -> napi::Result<()> {
+        guard(|| {
+            let mut texts = texts.split('\0');
+            let mut text = || texts.next().unwrap_or_default();
+            let messages = tickets.iter().map(|_| {
+                let (room, user, id, json) = (text(), text(), text(), text());
+                Message::json(room, json).user(user).id(id)
+            });
+            let publishings = self.shared.engine()?.publish_batch(messages.collect());
+            for (&ticket, publishing) in tickets.iter().zip(publishings) {
+                self.answer_of(ticket, publishing);
+            }
+            Ok(())
+        })
+    }
+
     /// Publishes bytes.
     #[napi]
     pub fn publish_bytes(
@@ -279,11 +297,15 @@ impl Engine {
     }
 
     fn send_off(&self, ticket: u32, message: Message) -> klatch::Result<()> {
+        self.answer_of(ticket, self.shared.engine()?.publish(message));
+        Ok(())
+    }
+
+    fn answer_of(&self, ticket: u32, publishing: Publishing) {
         let queue = self.shared.queue.clone();
-        self.shared.engine()?.publish(message).then(move |outcome| {
+        publishing.then(move |outcome| {
             queue.push(Job::Ack(ticket, outcome));
         });
-        Ok(())
     }
 
     /// Reads a page of history.

@@ -10,7 +10,7 @@ const net = require("node:net");
 const path = require("node:path");
 const tls = require("node:tls");
 const { test } = require("node:test");
-const { Client, PATIENCE, engine, folder, until } = require("./support");
+const { Client, PATIENCE, engine, folder, klatch, until } = require("./support");
 
 async function listening(t, server) {
   server.listen(0, "127.0.0.1");
@@ -264,4 +264,38 @@ test("an address that has as many connections as it may is told so", async (t) =
   const url = `ws://127.0.0.1:${port}/klatch/ws`;
   await Client.connect(url, { user: "ann" });
   await assert.rejects(Client.connect(url, { user: "ann" }), /429/);
+});
+
+test("an engine that has no room for another handshake says so", async (t) => {
+  const server = http.createServer(app);
+  let why = new klatch.Busy("as many connections are in their handshake as may be");
+  const failed = [];
+  const refuses = () => {
+    throw why;
+  };
+  require("../lib/attach").attach(server, { socket: refuses, pair: refuses, fail: (error) => failed.push(error) });
+  const port = await listening(t, server);
+  await assert.rejects(Client.connect(`ws://127.0.0.1:${port}/klatch/ws`), /503/);
+  assert.deepEqual((await get(`http://127.0.0.1:${port}/klatch/healthz`)).slice(0, 2), [503, ""]);
+  assert.deepEqual(failed, [], "the client knows, and comes back");
+  why = new Error("on purpose");
+  await assert.rejects(Client.connect(`ws://127.0.0.1:${port}/klatch/ws`), /503/);
+  assert.deepEqual((await get(`http://127.0.0.1:${port}/klatch/healthz`)).slice(0, 2), [503, ""]);
+  assert.deepEqual(failed, [why, why]);
+  assert.deepEqual((await get(`http://127.0.0.1:${port}/healthz`)).slice(0, 2), [200, "app /healthz"]);
+});
+
+test("an engine that does not run is attached before its start only", async (t) => {
+  const server = http.createServer(app);
+  const e = new klatch.Engine({ log: "memory" });
+  t.after(() => e.stop());
+  e.attach(server);
+  const port = await listening(t, server);
+  const answer = async () => (await get(`http://127.0.0.1:${port}/klatch/healthz`)).slice(0, 2);
+  assert.deepEqual(await answer(), [503, ""]);
+  await e.start();
+  assert.deepEqual(await answer(), [200, "ok\n"]);
+  await e.stop();
+  assert.deepEqual(await answer(), [200, "app /klatch/healthz"]);
+  assert.throws(() => e.attach(server), klatch.Stopped);
 });

@@ -369,6 +369,39 @@ test("a batch of messages is looked at before the first is published", async (t)
   assert.equal(stored.offset, 1);
 });
 
+test("messages that go to the engine together keep their order, and have outcomes of their own", async (t) => {
+  const e = await engine(t);
+  const given = (n) => (n % 100 === 7 ? Buffer.of(n % 256) : n % 100 === 8 ? new klatch.Json(` ${n} `) : n);
+  const acks = Array.from({ length: 700 }, (_, n) => e.publish("room", given(n), { user: "änn", id: `m${n}` }));
+  const wrong = [
+    [e.publish("a\0b", 1), klatch.InvalidName],
+    [e.publish("room", 1, { user: "\0" }), klatch.InvalidName],
+    [e.publish("room", 1, { id: "a\0" }), klatch.InvalidId],
+    [e.publish("room", new klatch.Json("1\0")), klatch.InvalidData],
+    [e.publish("room", new klatch.Json("nothing")), klatch.InvalidData],
+    [e.publish("", 1), klatch.InvalidName],
+    [e.publish("room", 9, { user: "änn", id: "m0" }), klatch.Conflict],
+  ];
+  // What is asked for after them has them behind it.
+  const live = e.subscribe("room");
+  const last = e.publish("room", "last");
+  for (const [outcome, why] of wrong) await assert.rejects(outcome, why);
+  assert.deepEqual((await Promise.all(acks)).map((ack) => [ack.offset, ack.id]), acks.map((_, n) => [n + 1, `m${n}`]));
+  assert.deepEqual((await live.batch()).map((p) => [p.data, p.offset]), [["last", (await last).offset]]);
+  const kept = await e.history("room", { limit: 1000 });
+  assert.deepEqual(kept.publications.map((p) => [p.user, p.id, p.raw]).slice(0, 10), [
+    ...Array.from({ length: 7 }, (_, n) => ["änn", `m${n}`, String(n)]),
+    ["änn", "m7", Buffer.of(7)],
+    ["änn", "m8", " 8 "],
+    ["änn", "m9", "9"],
+  ]);
+  // A stop comes behind what was published before it, and of an engine that has stopped each is told.
+  const [before, stopped] = [e.publish("room", "before"), e.stop()];
+  assert.ok((await before).offset > 0);
+  await stopped;
+  for (const outcome of [e.publish("room", 2), e.publish("room", 3)]) await assert.rejects(outcome, klatch.Stopped);
+});
+
 test("buffers of another realm are bytes too", async (t) => {
   const e = await engine(t);
   await e.publish("room", require("node:vm").runInNewContext("new Uint8Array([1, 2]).buffer"));

@@ -43,6 +43,21 @@ test("x32: the process ends once the engine is stopped", async (t) => {
   );
 });
 
+test("x32: what was published in the moment of process.exit is stored", async (t) => {
+  const log = path.join(folder(t), "log");
+  await ends(
+    t,
+    `klatch.Engine.start({ log: process.argv[2] }).then((engine) => {
+      engine.publish("lobby", "last words");
+      process.exit();
+    });`,
+    {},
+    { args: [log] },
+  );
+  const e = await engine(t, { log });
+  assert.deepEqual((await e.history("lobby")).publications.map((p) => p.data), ["last words"]);
+});
+
 test("x32: an engine that runs keeps the process, and unref lets it go once its calls are answered", async (t) => {
   await ends(
     t,
@@ -260,6 +275,8 @@ test("x28: a panic is an error, and everything else goes on", async (t) => {
   // Also where nobody has called anything: when what has come is taken.
   const error = firstError(e);
   const stored = e.publish("r", 1);
+  // It is on its way by then.
+  await null;
   native.panicNext();
   assert.equal((await stored).offset, 1);
   assert.ok((await error) instanceof klatch.InternalError);
