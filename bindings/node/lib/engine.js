@@ -17,6 +17,8 @@ const STEP = 64;
 /** Messages that go to the engine at once, and what is behind each of their texts. */
 const MOST = 256;
 const NUL = "\0";
+/** What is done with it comes when what runs now has ended. A microtask of its own would be dearer. */
+const soon = Promise.resolve();
 
 /** The last number before they begin anew: the native half has 32 bits for it. Tests have fewer. */
 const tickets = { last: 2 ** 32 - 1 };
@@ -65,8 +67,11 @@ class Engine extends Emitter {
   #calls = new Map();
   #waits = new Map();
   #works = new Map();
-  /** Messages that go to the engine when what runs now has ended, or something else is asked of it: the tickets, and their texts in one. */
-  #outbox = { tickets: [], texts: "" };
+  /** Messages that go to the engine when what runs now has ended, or something else is asked of it: their texts, how many, and the first's ticket. */
+  #texts = "";
+  #count = 0;
+  #first = 0;
+  #flushed = () => this.#flush();
   /** Keeps the process alive while it is there: a timer that never rings. */
   #alive;
   #runs = false;
@@ -430,22 +435,27 @@ class Engine extends Emitter {
         this.#flush();
         this.#native.publish(ticket, room, encoded, user, id);
       } else {
-        if (this.#outbox.tickets.length === MOST) this.#flush();
-        if (this.#outbox.tickets.push(ticket) === 1) queueMicrotask(() => this.#flush());
-        this.#outbox.texts += room + NUL + user + NUL + id + NUL + encoded + NUL;
+        if (this.#count === MOST || ticket !== this.#first + this.#count) this.#flush();
+        if (this.#count === 0) {
+          this.#first = ticket;
+          soon.then(this.#flushed);
+        }
+        this.#count += 1;
+        this.#texts += room + NUL + user + NUL + id + NUL + encoded + NUL;
       }
     });
   }
 
   #flush() {
-    const { tickets, texts } = this.#outbox;
-    if (tickets.length === 0) return;
-    this.#outbox = { tickets: [], texts: "" };
+    const [first, count, texts] = [this.#first, this.#count, this.#texts];
+    if (count === 0) return;
+    this.#count = 0;
+    this.#texts = "";
     try {
-      this.#native.publishAll(Uint32Array.from(tickets), texts);
+      this.#native.publishAll(first, count, texts);
     } catch (error) {
       const why = typed(error);
-      for (const ticket of tickets) this.#answered(ticket)?.reject(why);
+      for (let n = 0; n < count; n++) this.#answered(first + n)?.reject(why);
     }
   }
 

@@ -265,18 +265,19 @@ impl Engine {
         guard(|| self.send_off(ticket, Message::json(&room, &json).user(&user).id(&id)))
     }
 
-    /// The same with several, in order: of each the room, the user, the id and the JSON, with a NUL behind each, which none of them has.
+    /// The same with several, in order, whose tickets follow the first: of each the room, the user, the id and the JSON, with a NUL behind
+    /// each, which none of them has.
     #[napi]
-    pub fn publish_all(&self, tickets: &[u32], texts: String) -> napi::Result<()> {
+    pub fn publish_all(&self, first: u32, count: u32, texts: String) -> napi::Result<()> {
         guard(|| {
             let mut texts = texts.split('\0');
             let mut text = || texts.next().unwrap_or_default();
-            let messages = tickets.iter().map(|_| {
+            let messages = (0..count).map(|_| {
                 let (room, user, id, json) = (text(), text(), text(), text());
                 Message::json(room, json).user(user).id(id)
             });
             let publishings = self.shared.engine()?.publish_batch(messages.collect());
-            for (&ticket, publishing) in tickets.iter().zip(publishings) {
+            for (ticket, publishing) in (0..count).map(|n| first.wrapping_add(n)).zip(publishings) {
                 self.answer_of(ticket, publishing);
             }
             Ok(())
