@@ -490,11 +490,11 @@ export class Subscription extends EventEmitter implements AsyncIterable<Publicat
 /** What a subscription emits. */
 export interface SubscriptionEvents {
   /** A publication has come. They flow while somebody listens; else they wait for the next listener, or another read. */
-  message: (publication: Publication) => void | PromiseLike<void>;
+  message: (publication: Publication) => unknown;
   /** Nothing more comes. Told to those who listen to messages, or have listened and closed it. */
-  end: () => void | PromiseLike<void>;
+  end: () => unknown;
   /** It cannot go on, or a listener threw or rejected. Where nobody listens, the engine emits it. */
-  error: (error: unknown) => void;
+  error: (error: any) => unknown;
 }
 
 /** How a consumer works. */
@@ -556,21 +556,21 @@ export interface EngineEvents {
    * A publication of any room, as this node delivers them, from when somebody listens. Those that gather past `limits.event_queue` or
    * `limits.subscription_bytes` are lost, which is an `error`, a {@link SubscriptionEnded}; it goes on with what comes.
    */
-  message: (publication: Publication) => void | PromiseLike<void>;
+  message: (publication: Publication) => unknown;
   /** A connection was let in. */
-  connected: (event: { readonly connection: string; readonly user: string; readonly address: string }) => void | PromiseLike<void>;
+  connected: (event: { readonly connection: string; readonly user: string; readonly address: string }) => unknown;
   /** A connection that had been let in has ended; `why` is the engine's reason (docs/codes.md), null if it was the client or the network. */
-  disconnected: (event: { readonly connection: string; readonly user: string; readonly why: string | null }) => void | PromiseLike<void>;
+  disconnected: (event: { readonly connection: string; readonly user: string; readonly why: string | null }) => unknown;
   /** A connection has become a member of a room. */
-  joined: (event: { readonly connection: string; readonly user: string; readonly room: string }) => void | PromiseLike<void>;
+  joined: (event: { readonly connection: string; readonly user: string; readonly room: string }) => unknown;
   /** A connection is no longer a member of a room. */
-  left: (event: { readonly connection: string; readonly user: string; readonly room: string }) => void | PromiseLike<void>;
+  left: (event: { readonly connection: string; readonly user: string; readonly room: string }) => unknown;
   /** Storing has become impossible (the name of a code), or possible again (null). */
-  storage: (event: { readonly refusing: string | null }) => void | PromiseLike<void>;
+  storage: (event: { readonly refusing: string | null }) => unknown;
   /** So many events were lost here, because the event loop was held up. */
-  lost: (event: { readonly count: number }) => void | PromiseLike<void>;
+  lost: (event: { readonly count: number }) => unknown;
   /** A hook, handler or listener threw, rejected or did not answer in time. Where nobody listens it is a warning of the process. */
-  error: (error: unknown) => void;
+  error: (error: any) => unknown;
 }
 
 /** A running engine. */
@@ -606,8 +606,9 @@ export class Engine extends EventEmitter {
   metrics(): string;
 
   /**
-   * Stores and delivers a message; resolves when it is stored. It is on its way when this returns, and messages to a room are stored in
-   * the order of the calls. `data` is a buffer of any kind, {@link Json}, or anything that `JSON.stringify` takes.
+   * Stores and delivers a message; resolves when it is stored. It goes to the engine when what runs now has ended or awaits something, or
+   * with the next other call; messages to a room are stored in the order of the calls. `data` is a buffer of any kind, {@link Json}, or
+   * anything that `JSON.stringify` takes.
    *
    * Rejects with {@link NotStored} where it is certainly not stored, and with {@link OutcomeUnknown} where it may be.
    */
@@ -629,7 +630,7 @@ export class Engine extends EventEmitter {
    */
   consume(
     group: string,
-    handler: (publication: Publication) => void | PromiseLike<void>,
+    handler: (publication: Publication) => unknown,
     options?: ConsumeOptions,
   ): Promise<Consumer>;
   /** Who is in a room, on this node. */
@@ -788,7 +789,7 @@ export interface LogLine {
 }
 export type LogLevel = "trace" | "debug" | "info" | "warn" | "error";
 /** Has a function called with each line of the log of all engines, at this level (`warn`) and above; null: no more. */
-export function setLogHandler(handler: ((line: LogLine) => void) | null, level?: LogLevel): void;
+export function setLogHandler(handler: ((line: LogLine) => unknown) | null, level?: LogLevel): void;
 /** Every error code. */
 export const codes: readonly { readonly code: number; readonly name: string; readonly retry: Retry; readonly about: string }[];
 /** The package's version. */

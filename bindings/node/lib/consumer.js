@@ -11,6 +11,16 @@ function status([numbers, failed]) {
   return { partitions, lag, handled, retries, skipped, resets, lastError, failed: error };
 }
 
+/** What a handler threw, in the words of its own if it has any. */
+function messageOf(thrown) {
+  try {
+    if (thrown instanceof Error && typeof thrown.message === "string") return thrown.message;
+  } catch {
+    // Something that only looks like an error.
+  }
+  return text(thrown);
+}
+
 /** A member of a consumer group: its handler is called for every publication of every room, each on one node of the group. */
 class Consumer {
   #engine;
@@ -37,7 +47,7 @@ class Consumer {
       return;
     }
     const failed = (error) => {
-      done(error instanceof Error ? `${error.message}` : text(error));
+      done(messageOf(error));
       this.#engine.fail(error);
     };
     const [publication] = inline(room, page);
@@ -74,7 +84,11 @@ class Consumer {
   /** Leaves the group; whether all that was handled is committed. */
   async stop(timeoutMs = 10_000) {
     data.ms("the timeout", timeoutMs);
-    this.#stopping ??= this.#leave(timeoutMs);
+    this.#stopping ??= this.#leave(timeoutMs).catch((error) => {
+      // It can be asked again.
+      this.#stopping = undefined;
+      throw error;
+    });
     return this.#stopping;
   }
 

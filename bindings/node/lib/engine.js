@@ -1,5 +1,6 @@
 "use strict";
 
+const { errorMonitor } = require("node:events");
 const native = require("./native");
 const data = require("./data");
 const { attach } = require("./attach");
@@ -14,8 +15,9 @@ const { NEVER, TURN, turn, callAll, text } = require("./turn");
 /** Jobs that are taken at once. */
 const STEP = 64;
 
-/** Messages that go to the engine at once, and what is behind each of their texts. */
+/** Messages that go to the engine at once, and the characters of all of them; what is behind each of their texts. */
 const MOST = 256;
+const MOST_TEXT = 1 << 20;
 const NUL = "\0";
 /** What is done with it comes when what runs now has ended. A microtask of its own would be dearer. */
 const soon = Promise.resolve();
@@ -32,6 +34,9 @@ const EVENTS = {
   storage: ["refusing"],
   lost: ["count"],
 };
+
+/** How a subscription to every room begins. */
+const EVERYWHERE = { recovered: false, epoch: "0".repeat(16), last: 0 };
 
 /** Engines that run here. They are kept as a listening server is, and stopped when this thread ends. */
 const running = new Set();
@@ -85,8 +90,11 @@ class Engine extends Emitter {
     }
   };
   #events = { wanted: false, open: false };
-  /** The subscription to every room, while somebody listens to messages. */
+  /** The subscription to every room, while somebody listens to messages, and until the end of the turn after that. */
   #messages;
+  #hands = (publication) => {
+    callAll(this, "message", publication, (error) => this.#fail(error));
+  };
   /** The numbers of subscriptions, each with the ticket that it waits with, if it does. */
   #open = new Map();
   #closes = new FinalizationRegistry((number) => this.#let(number));
@@ -154,14 +162,18 @@ class Engine extends Emitter {
     running.add(this.#stopNow);
     this.#runs = true;
     const events = this.#events.wanted;
+    const number = this.listenerCount("message") > 0 ? this.#next() : undefined;
+    if (number !== undefined) this.#open.set(number, undefined);
     try {
       this.#addresses = await this.#call((ticket) =>
-        this.#native.start(ticket, settings, this.#page, this.#hooks.authorize, this.#hooks.publish, events),
+        this.#native.start(ticket, settings, this.#page, this.#hooks.authorize, this.#hooks.publish, events, number),
       );
     } catch (error) {
+      this.#open.delete(number);
       this.#end();
       throw error;
     }
+    if (number !== undefined) this.#hear(new Subscription("", this.#subscriptions, Promise.resolve({ ...EVERYWHERE, number })));
     if (events) this.#pump();
     else if (this.#events.wanted) this.#openEvents();
     this.#hearMessages();
@@ -335,6 +347,7 @@ class Engine extends Emitter {
   /** An error that no call of the program can be told of. */
   #fail(error, at = this) {
     const emitter = at.listenerCount("error") > 0 ? at : this;
+    callAll(emitter, errorMonitor, error, raise);
     if (emitter.listenerCount("error") > 0) {
       callAll(emitter, "error", error, raise);
     } else {
@@ -354,17 +367,28 @@ class Engine extends Emitter {
 
   /** Hands out what is delivered in any room, for as long as somebody listens. */
   #hearMessages() {
-    if (this.listenerCount("message") === 0) {
-      this.#messages?.close();
-      this.#messages = undefined;
-      return;
+    const messages = this.#messages;
+    if (this.listenerCount("message") > 0) {
+      if (!messages) {
+        if (this.#addresses && this.#runs && !this.#stopping) this.#hear(this.subscribeAll());
+      } else if (messages.listenerCount("message") === 0) {
+        messages.on("message", this.#hands);
+      }
+    } else if (messages && messages.listenerCount("message") > 0) {
+      // Who takes the place of the last listener in this turn misses nothing.
+      messages.off("message", this.#hands);
+      setImmediate(() => {
+        if (messages.listenerCount("message") > 0) return;
+        if (this.#messages === messages) this.#messages = undefined;
+        messages.close();
+      });
     }
-    if (this.#messages || !this.#addresses || !this.#runs || this.#stopping) return;
-    const messages = this.subscribeAll();
+  }
+
+  #hear(messages) {
     this.#messages = messages;
-    messages.on("message", (publication) => {
-      callAll(this, "message", publication, (error) => this.#fail(error));
-    });
+    messages.on("message", this.#hands);
+    this.#hearMessages();
     messages.on("error", (error) => {
       if (this.#messages === messages) this.#messages = undefined;
       this.#fail(error);
@@ -421,8 +445,9 @@ class Engine extends Emitter {
     return call(() => this.#native.metrics());
   }
 
-  publish(room, message, { user = "", id = "" } = {}) {
+  publish(room, message, options = {}) {
     return this.#call((ticket) => {
+      const { user = "", id = "" } = options;
       data.name("a room", room);
       data.name("a user", user);
       data.name("an id", id, classes.InvalidId);
@@ -435,13 +460,15 @@ class Engine extends Emitter {
         this.#flush();
         this.#native.publish(ticket, room, encoded, user, id);
       } else {
-        if (this.#count === MOST || ticket !== this.#first + this.#count) this.#flush();
+        const texts = room + NUL + user + NUL + id + NUL + encoded + NUL;
+        const full = this.#count === MOST || this.#texts.length + texts.length > MOST_TEXT;
+        if (full || ticket !== this.#first + this.#count) this.#flush();
         if (this.#count === 0) {
           this.#first = ticket;
           soon.then(this.#flushed);
         }
+        this.#texts += texts;
         this.#count += 1;
-        this.#texts += room + NUL + user + NUL + id + NUL + encoded + NUL;
       }
     });
   }

@@ -207,6 +207,8 @@ class Subscription extends Emitter {
     await this.#fill();
     let any = false;
     for (;;) {
+      // Who is closed has no turn to wait for.
+      if (this.#closed) return any;
       if (turn.over) await turn.rest();
       if (this.#idle) return true;
       const publication = this.#one();

@@ -64,7 +64,11 @@ function callAll(emitter, name, value, fail) {
 
 /** What was thrown, as text, whatever it is. */
 function text(thrown) {
-  return thrown instanceof Error && typeof thrown.stack === "string" ? thrown.stack : inspect(thrown);
+  try {
+    return thrown instanceof Error && typeof thrown.stack === "string" ? thrown.stack : inspect(thrown);
+  } catch {
+    return "something that cannot be shown";
+  }
 }
 
 module.exports = { NEVER, TURN, turn, callAll, text };

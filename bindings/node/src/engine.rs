@@ -203,7 +203,8 @@ impl Engine {
         guard(|| Ok(self.shared.queue.take(most as usize)))
     }
 
-    /// Starts it; answers with its addresses. The flags say which hooks there are, and whether events gather from the start.
+    /// Starts it; answers with its addresses. The flags say which hooks there are, and whether events gather from the start; with a number
+    /// there is a subscription to all rooms under it from the start.
     #[napi]
     #[allow(clippy::too_many_arguments, reason = "named ones in JavaScript")]
     pub fn start(
@@ -214,6 +215,7 @@ impl Engine {
         authorizes: bool,
         publishes: bool,
         events: bool,
+        everywhere: Option<u32>,
     ) -> napi::Result<()> {
         guard(|| {
             self.shared.answer(ticket, false, move |shared| {
@@ -231,6 +233,9 @@ impl Engine {
                 let engine = builder.start()?;
                 if events {
                     shared.events.get_or_init(|| engine.events());
+                }
+                if let Some(number) = everywhere {
+                    shared.readers.put(number, Reader::Idle(engine.subscribe_all()?));
                 }
                 let addresses: Vec<_> = engine.addresses().iter().map(ToString::to_string).collect();
                 // JavaScript starts each once.
@@ -270,6 +275,9 @@ impl Engine {
     #[napi]
     pub fn publish_all(&self, first: u32, count: u32, texts: String) -> napi::Result<()> {
         guard(|| {
+            if texts.bytes().filter(|b| *b == 0).count() != 4 * count as usize {
+                return Err(Error::new(Code::Internal, "these are not the texts of so many messages"));
+            }
             let mut texts = texts.split('\0');
             let mut text = || texts.next().unwrap_or_default();
             let messages = (0..count).map(|_| {

@@ -1,10 +1,12 @@
 "use strict";
 
 const assert = require("node:assert/strict");
-const { once } = require("node:events");
+const { execFileSync } = require("node:child_process");
+const { errorMonitor, once } = require("node:events");
 const path = require("node:path");
 const { test } = require("node:test");
-const { Client, engine, firstError, folder, klatch, until } = require("./support");
+const { inspect } = require("node:util");
+const { Client, PATIENCE, engine, firstError, folder, klatch, until } = require("./support");
 
 test("publish, history, and what is left after a restart", async (t) => {
   const log = path.join(folder(t), "log");
@@ -234,6 +236,7 @@ test("messages of every room as events of the engine", async (t) => {
 
   // Nothing gathers while nobody listens, and who comes then hears what comes then.
   e.removeAllListeners("message");
+  await new Promise(setImmediate);
   await e.publish("lobby", "to nobody");
   const next = once(e, "message");
   await e.publish("hall", "to one");
@@ -248,6 +251,85 @@ test("messages of every room as events of the engine", async (t) => {
   await until(() => after.includes("and on"));
   await e.stop();
   assert.equal(e.on("message", () => {}), e);
+});
+
+test("who takes the place of the last listener in the same turn misses no message", async (t) => {
+  const e = await engine(t);
+  const all = Array.from({ length: 10 }, (_, n) => n);
+  const publish = () => e.publishBatch(all.map((data) => ({ room: "room", data })));
+  for (const make of [() => e, () => e.subscribe("room")]) {
+    const emitter = make();
+    const seen = [];
+    const again = ({ data }) => {
+      seen.push(data);
+      emitter.once("message", again);
+    };
+    emitter.once("message", again);
+    await publish();
+    await until(() => seen.length === all.length);
+    assert.deepEqual(seen, all);
+    emitter.removeAllListeners("message");
+  }
+  const swapped = [];
+  const first = ({ data }) => {
+    swapped.push(data);
+    e.off("message", first);
+    e.on("message", second);
+  };
+  const second = ({ data }) => swapped.push(data);
+  e.on("message", first);
+  await publish();
+  await until(() => swapped.length === all.length);
+  assert.deepEqual(swapped, all);
+});
+
+/** Finds the port that its parent listens on, publishes there, and ends when that is stored. */
+const EARLY = String.raw`
+const fs = require("node:fs");
+const WebSocket = require(process.argv[1]);
+const sockets = () => new Set(fs.readdirSync("/proc/" + process.ppid + "/fd").map((fd) => {
+  try { return fs.readlinkSync("/proc/" + process.ppid + "/fd/" + fd).match(/^socket:\[(\d+)\]$/)?.[1]; } catch { return undefined; }
+}));
+const port = () => {
+  const own = sockets();
+  const rows = fs.readFileSync("/proc/net/tcp", "utf8").split("\n").map((row) => row.trim().split(/ +/));
+  const row = rows.find(([, , , state, , , , , , inode]) => state === "0A" && own.has(inode));
+  return row && parseInt(row[1].split(":")[1], 16);
+};
+(function look() {
+  const found = port();
+  if (!found) return setImmediate(look);
+  const ws = new WebSocket("ws://127.0.0.1:" + found + "/ws?room=lobby&user=ann", ["klatch.v1"]);
+  ws.on("open", () => ws.send(JSON.stringify({ type: "publish", data: "early" })));
+  ws.on("message", (text) => JSON.parse(text).type === "publication" && process.exit());
+})();
+`;
+
+test("who listens before the start hears what is said before the program knows of it", async (t) => {
+  const e = new klatch.Engine({ log: "memory", listen: "127.0.0.1:0" });
+  t.after(() => e.stop());
+  const seen = [];
+  e.on("message", ({ data }) => seen.push(data));
+  const starts = e.start();
+  // Nothing of this thread goes on meanwhile.
+  execFileSync(process.execPath, ["-e", EARLY, require.resolve("ws")], { timeout: PATIENCE });
+  await starts;
+  await until(() => seen.length === 1);
+  assert.deepEqual(seen, ["early"]);
+});
+
+test("subscriptions that are closed hold up nobody", async (t) => {
+  const e = await engine(t);
+  const nothing = () => {};
+  // Each took a turn of the event loop to end, before those that had something to do.
+  for (let n = 0; n < 2000; n++) e.on("message", nothing).off("message", nothing).subscribe(`room${n}`).on("message", nothing).close();
+  const live = await e.subscribe("room").open();
+  let seen = 0;
+  live.on("message", () => seen++);
+  await e.publish("room", 1);
+  let turns = 0;
+  for (; seen === 0; turns++) await new Promise(setImmediate);
+  assert.ok(turns < 500, `${turns} turns`);
 });
 
 test("what removes all listeners does not make the engine deaf", async (t) => {
@@ -302,15 +384,24 @@ test("a consumer's handler that is never done is told of, and a consumer that ha
     status: () => JSON.stringify(status()),
     fail: (error) => failed.push(error),
   };
-  const consumer = new Consumer(faces, 7, ({ data }) => (data === 1 ? new Promise(() => {}) : Promise.resolve()), 20);
+  const odd = Object.assign(new Error(), { message: Symbol("odd") });
+  const handler = ({ data }) => (data === 1 ? new Promise(() => {}) : data === 3 ? Promise.reject(odd) : Promise.resolve());
+  const consumer = new Consumer(faces, 7, handler, 20);
   work(0, "room", [[5, 4, 0, "ann", 0, 1], "1", ""]);
   work(1, "room", [[6, 5, 0, "ann", 0, 1], "2", ""]);
   await until(() => failed.length > 0);
   assert.match(failed[0].message, /at work for 20 ms/);
   assert.equal(failed[0].publication.offset, 5);
   assert.deepEqual([failed.length, worked], [1, [[7, 1, null]]]);
+  work(2, "room", [[7, 6, 0, "ann", 0, 1], "3", ""]);
+  await until(() => worked.length === 2);
+  assert.deepEqual([failed[1], typeof worked[1][2]], [odd, "string"]);
   assert.deepEqual([consumer.status().partitions, ended], [3, []]);
   partitions = 0;
+  const { stop } = faces;
+  faces.stop = () => Promise.reject(new klatch.InternalError("on purpose"));
+  await assert.rejects(consumer.stop(), klatch.InternalError);
+  faces.stop = stop;
   assert.equal(await consumer.stop(), true);
   faces.status = () => assert.fail("it is gone");
   assert.deepEqual([consumer.status().partitions, consumer.status().handled, ended], [0, 1, [7]]);
@@ -350,7 +441,8 @@ test("whatever is thrown is told, and the others go on", async (t) => {
   const warned = (warning) => warnings.push(warning.message);
   process.on("warning", warned);
   t.after(() => process.removeListener("warning", warned));
-  const thrown = [Object.create(null), Symbol("odd"), null, undefined, "text"];
+  const hidden = { [inspect.custom]() { throw new Error("not to be shown"); } };
+  const thrown = [Object.create(null), Symbol("odd"), null, undefined, "text", hidden];
   const seen = [];
   e.subscribe("room").on("message", ({ data }) => {
     seen.push(data);
@@ -359,6 +451,9 @@ test("whatever is thrown is told, and the others go on", async (t) => {
   for (let n = 0; n < thrown.length; n++) await e.publish("room", n);
   await until(() => seen.length === thrown.length && warnings.length === thrown.length);
   assert.match(warnings[1], /Symbol\(odd\)/);
+  const monitored = new Promise((resolve) => e.once(errorMonitor, resolve));
+  await e.publish("room", 4);
+  assert.equal(await monitored, "text");
 });
 
 test("a batch of messages is looked at before the first is published", async (t) => {
@@ -382,6 +477,7 @@ test("messages that go to the engine together keep their order, and have outcome
     [e.publish("", 1), klatch.InvalidName],
     [e.publish("room", 9, { user: "änn", id: "m0" }), klatch.Conflict],
   ];
+  for (let n = 0; n < 3; n++) wrong.push([e.publish("room", "x".repeat(700_000)), klatch.TooLarge]);
   // What is asked for after them has them behind it.
   const live = e.subscribe("room");
   const last = e.publish("room", "last");
@@ -395,6 +491,7 @@ test("messages that go to the engine together keep their order, and have outcome
     ["änn", "m8", " 8 "],
     ["änn", "m9", "9"],
   ]);
+  await assert.rejects(e.publish("room", 1, null), TypeError);
   // A stop comes behind what was published before it, and of an engine that has stopped each is told.
   const [before, stopped] = [e.publish("room", "before"), e.stop()];
   assert.ok((await before).offset > 0);

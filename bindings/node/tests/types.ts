@@ -84,6 +84,10 @@ async function all(): Promise<void> {
   // @ts-expect-error: it has no such event.
   engine.on("messages", () => {});
   engine.on("message", async ({ room, data }) => void [room.length, data]);
+  // What a listener returns is its own affair.
+  const names: string[] = [];
+  engine.on("message", ({ user }) => names.push(user)).on("left", async ({ user }) => names.push(user));
+  engine.on("error", (error: Error) => names.push(error.message));
   const everything: Subscription = engine.subscribeAll();
   everything.close();
   // @ts-expect-error: of a join there is no reason.
