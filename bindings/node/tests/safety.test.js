@@ -96,8 +96,7 @@ test("x32: one that was unref'd before its start, and one whose start fails", as
   await ends(
     t,
     `const engine = new klatch.Engine({ log: "memory" });
-    engine.history("lobby").catch((error) => console.log(error.name));
-    engine.start().then(async () => {
+    engine.history("lobby").catch((error) => console.log(error.name)).then(() => engine.start()).then(async () => {
       await engine.stop();
       await engine.history("lobby").catch((error) => console.log(error.name));
       await engine.subscribe("lobby").batch().catch((error) => console.log(error.name));
