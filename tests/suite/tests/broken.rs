@@ -20,7 +20,7 @@ fn through(fault: Fault, one_in: u64, limit: Option<u64>) -> (u64, Verdict) {
         publish_rate: 0,
         // Lost answers and lost publications are waited for in vain.
         answer_timeout: Duration::from_secs(3),
-        patience: Duration::from_secs(4),
+        patience: Duration::from_secs(12),
         log_dir: Some(data.path().into()),
         expect: Expect { messages, deliveries: messages * 10, resets_at_most: Some(0), ..Expect::default() },
         ..Options::new(proxy.url())

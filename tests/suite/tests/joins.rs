@@ -37,6 +37,7 @@ fn r10_joins_drops_and_resumes_under_load_leave_no_gap() {
     let server = Launch::new(data.path()).set("shards", 2).start();
     let mut room = Room::new(&server.url(), seed);
     room.run();
+    room.join_at_rest();
     let Room { clients, starts, seconds, .. } = room;
     let logs: Vec<ClientLog> = clients.into_iter().map(|c| c.state.into_log()).collect();
     let log = segments::read(data.path()).unwrap();
@@ -52,14 +53,23 @@ fn r10_joins_drops_and_resumes_under_load_leave_no_gap() {
     assert!(verdict.ok(), "{verdict}");
     assert_eq!(verdict.counts.acked, MESSAGES, "{verdict}");
 
-    // And it begins where it was asked to: with the newest 100 before the moment of the join.
+    // And it begins where it was asked to: with the newest 100 before the moment of the join. That lies between what the connection had
+    // been sent before and the answer, which a busy machine parts by any number of publications: where it was taken for the moment of
+    // the answer, a join that waited for its history while the room went on was said to begin too early.
     let accepted = &log.room(ROOM).unwrap().accepted;
+    let between =
+        |offset: u64, to: u64| accepted.iter().filter(|a| a.offset > offset && a.offset <= to).count();
+    let history = HISTORY as usize;
     assert!(starts.len() > 2 * MEMBERS, "{} joins with history", starts.len());
-    for (offset, last) in starts {
-        let before = accepted.iter().filter(|a| a.offset <= last);
-        let history = before.clone().filter(|a| a.offset > offset).count();
-        let most = before.count().min(HISTORY as usize);
-        assert_eq!(history, most, "a join at {last} began at {offset}");
+    let Start { offset, last, .. } = starts[starts.len() - 1];
+    assert_eq!(
+        (between(offset, last), between(last, u64::MAX)),
+        (history, 0),
+        "where nothing comes meanwhile"
+    );
+    for Start { seen, offset, last } in starts {
+        assert!(between(offset, seen) <= history, "a join of who had seen {seen} began at {offset}");
+        assert!(between(offset, last) >= history.min(between(0, last)), "a join at {last} began at {offset}");
     }
 }
 
@@ -69,6 +79,8 @@ struct Client {
     link: Option<Link>,
     open: bool,
     publisher: bool,
+    /// The newest publication that came by this connection.
+    seen: u64,
     /// Publications until it drops or leaves.
     stay: u64,
 }
@@ -82,22 +94,31 @@ struct Room {
     sent: u64,
     answered: u64,
     last: u64,
-    /// `offset` and `last` of each reply to a join with history.
-    starts: Vec<(u64, u64)>,
+    starts: Vec<Start>,
     seconds: f64,
+}
+
+/// A join with history: what its connection had seen before, and `offset` and `last` of the reply.
+struct Start {
+    seen: u64,
+    offset: u64,
+    last: u64,
+}
+
+impl Client {
+    fn new(n: usize) -> Client {
+        let publisher = n < PUBLISHERS;
+        let name = if publisher { format!("publisher {n}") } else { format!("member {n}") };
+        Client { state: State::new(name.clone(), name), link: None, open: false, publisher, seen: 0, stay: 0 }
+    }
 }
 
 impl Room {
     fn new(url: &str, seed: u64) -> Room {
-        let client = |n: usize| {
-            let publisher = n < PUBLISHERS;
-            let name = if publisher { format!("publisher {n}") } else { format!("member {n}") };
-            Client { state: State::new(name.clone(), name), link: None, open: false, publisher, stay: 0 }
-        };
         Room {
             target: Target::parse(url).unwrap(),
             fleet: Fleet::new().unwrap(),
-            clients: (0..PUBLISHERS + MEMBERS).map(client).collect(),
+            clients: (0..PUBLISHERS + MEMBERS).map(Client::new).collect(),
             links: HashMap::new(),
             random: Random::new(seed),
             sent: 0,
@@ -115,17 +136,9 @@ impl Room {
         }
         let mut began = Instant::now();
         let mut happened = began;
-        let mut events = Vec::new();
         while !self.at_rest() && happened.elapsed() < PATIENCE {
-            self.fleet.turn(Duration::from_millis(1), &mut events).unwrap();
-            if !events.is_empty() {
+            if self.turn() {
                 happened = Instant::now();
-            }
-            for (link, event) in events.drain(..) {
-                // A connection that was cut says nothing more.
-                if let Some(n) = self.links.get(&link).copied() {
-                    self.event(n, event);
-                }
             }
             if !self.clients.iter().all(|c| c.open || !c.publisher) {
                 began = Instant::now();
@@ -136,6 +149,31 @@ impl Room {
             }
         }
         self.seconds = began.elapsed().as_secs_f64();
+    }
+
+    /// Whether anything happened.
+    fn turn(&mut self) -> bool {
+        let mut events = Vec::new();
+        self.fleet.turn(Duration::from_millis(1), &mut events).unwrap();
+        let any = !events.is_empty();
+        for (link, event) in events {
+            // A connection that was cut says nothing more.
+            if let Some(n) = self.links.get(&link).copied() {
+                self.event(n, event);
+            }
+        }
+        any
+    }
+
+    /// One more member comes, and nothing else happens.
+    fn join_at_rest(&mut self) {
+        let n = self.clients.len();
+        self.clients.push(Client::new(n));
+        self.connect(n);
+        let began = Instant::now();
+        while !self.at_rest() && began.elapsed() < PATIENCE {
+            self.turn();
+        }
     }
 
     fn at_rest(&self) -> bool {
@@ -150,6 +188,7 @@ impl Room {
             Opening { path: target.path.clone(), protocols: vec!["klatch.v1".into()], ..Opening::default() };
         let link = self.fleet.open(&target, &opening, self.target.source(n as u32)).unwrap();
         self.clients[n].link = Some(link);
+        self.clients[n].seen = 0;
         self.links.insert(link, n);
     }
 
@@ -184,11 +223,13 @@ impl Room {
         match client.state.frame(frame) {
             Seen::Joined { .. } => {
                 if frame.recovered.is_none() {
-                    self.starts.push((frame.offset.unwrap(), frame.last.unwrap()));
+                    let (offset, last) = (frame.offset.unwrap(), frame.last.unwrap());
+                    self.starts.push(Start { seen: client.seen, offset, last });
                 }
                 client.stay = 1 + self.random.below(STAY);
             }
             Seen::Publication { .. } => {
+                client.seen = frame.offset.unwrap();
                 client.stay = client.stay.saturating_sub(1);
                 if client.stay == 0 && self.answered < MESSAGES {
                     self.go(n);

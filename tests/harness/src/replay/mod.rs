@@ -53,7 +53,7 @@ pub struct Options {
     pub log_dir: Option<PathBuf>,
     /// Whose history is read over HTTP. Default: that of `url`.
     pub history_url: Option<String>,
-    /// How long a client tries to come back before the run fails. Default 10 s.
+    /// How long a client tries to come back before the run fails. Default 30 s.
     pub reconnect_for: Duration,
     /// Clients that are in each room from the beginning and only listen. Default 1.
     pub listeners: usize,
@@ -67,7 +67,8 @@ pub struct Options {
     /// How long a sending may be without an answer while its connection stands. Past it the checker says so, and the
     /// message is sent again. Default 15 s, more than the server's `publish_timeout_ms`.
     pub answer_timeout: Duration,
-    /// With nothing happening for this long, a run counts as come to rest. Default 5 s.
+    /// With nothing happening for this long, a run counts as come to rest. Default 30 s, for a disk may hold up everything for seconds; it
+    /// is waited for only where something is missing.
     pub patience: Duration,
     /// What the run is meant to provoke; it fails if it does not.
     pub expect: Expect,
@@ -87,13 +88,13 @@ impl Options {
             seed: clock.map_or(1, |t| t.as_nanos() as u64),
             log_dir: None,
             history_url: None,
-            reconnect_for: Duration::from_secs(10),
+            reconnect_for: Duration::from_secs(30),
             listeners: 1,
             per_sender: false,
             window: None,
             publish_rate: 45,
             answer_timeout: Duration::from_secs(15),
-            patience: Duration::from_secs(5),
+            patience: Duration::from_secs(30),
             expect: Expect::default(),
         }
     }

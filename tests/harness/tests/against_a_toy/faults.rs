@@ -15,7 +15,7 @@ fn through(fault: Fault, one_in: u64) -> (u64, Verdict) {
     let options = Options {
         limit: Some(1500),
         answer_timeout: Duration::from_secs(1),
-        patience: Duration::from_secs(3),
+        patience: Duration::from_secs(8),
         expect: Expect { messages: 1500, deliveries: 15_000, resets_at_most: Some(0), ..Expect::default() },
         ..Options::new(proxy.url())
     };
