@@ -245,13 +245,14 @@ impl Session<'_> {
                 let (id, room) = (frame["id"].as_str(), frame["room"].as_str());
                 let mine = frame["user"].as_str().unwrap_or_default() == self.user;
                 // An id may be used in several rooms. Which one is the default room is not known here.
-                let position = |wanted: Option<&str>| {
+                // Where one names the room and another does not, it may be either's: the other's answer, if there is one, comes yet.
+                for named in [room, None] {
                     let mut publishes = self.waiting.iter().map(|w| w.publishes.as_ref());
-                    publishes
-                        .position(|p| p.is_some_and(|p| Some(&*p.id) == id && p.room.as_deref() == wanted))
-                };
-                if let Some(at) = position(room).or_else(|| position(None)).filter(|_| mine) {
-                    self.published.insert(self.waiting.remove(at).reference);
+                    let at = publishes
+                        .position(|p| p.is_some_and(|p| Some(&*p.id) == id && p.room.as_deref() == named));
+                    if let Some(at) = at.filter(|_| mine) {
+                        self.published.insert(self.waiting.remove(at).reference);
+                    }
                 }
             }
             "error" => {
